@@ -1,0 +1,64 @@
+# Two commands matter: `make demo` and `make test`. Everything they need is installed into .venv and the user's cache directory.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CLUSTER ?= lab
+BIN := .venv/bin
+export CLUSTER
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@echo "==> installing Python dependencies into .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "modelfleet needs Python 3.11 or newer; set PYTHON=python3.12, for example"; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv || { echo "could not create .venv: install Debian's python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+venv: .venv/.installed  ## the Python environment
+
+demo: venv  ## bring up a cluster and the example fleet, ask questions, show answers, cost and why
+	@$(BIN)/python -m e2e.demo
+
+demo-down: venv  ## remove the demo, and the lab with every trace of it
+	@$(BIN)/python -m e2e.demo --down
+
+test: check  ## everything: fast checks, real API server, real Envoy, the fleet on the lab
+	@$(BIN)/python -m e2e.lab up
+	@$(BIN)/python -m pytest -q tests e2e --durations=15
+
+check: format lint types contracts drift  ## the fast part, under two minutes
+	@$(BIN)/python -m pytest -q -m "not lab and not lab_lifecycle and not apiserver and not envoy" tests
+
+format: venv
+	@$(BIN)/ruff format --check -q . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+
+lint: venv
+	@$(BIN)/ruff check -q .
+
+types: venv
+	@$(BIN)/mypy
+
+contracts: venv
+	@$(BIN)/lint-imports --no-cache | tail -4
+
+drift: venv
+	@$(BIN)/modelfleet crds --check
+
+crds: venv  ## regenerate crds/ and the CRD chart from the models
+	@$(BIN)/modelfleet crds
+
+lock:  ## regenerate the hash-locked requirements (needs uv)
+	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.txt
+	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" pyproject.toml --group dev -o requirements/dev.txt
+
+lab-up: venv  ## only the cluster
+	@$(BIN)/python -m e2e.lab up
+
+lab-down: venv
+	@$(BIN)/python -m e2e.lab down
+
+.PHONY: help venv demo demo-down test check format lint types contracts drift crds lock lab-up lab-down

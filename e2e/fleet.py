@@ -1,0 +1,222 @@
+"""The example fleet on a cluster: install the charts, apply the example, ask questions, read back what the API says.
+
+The demo prints with it and the end-to-end tests assert with it, so that what is shown is what is tested.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from e2e.cluster import ROOT, Cluster, ClusterError, wait_until
+
+SYSTEM = "modelfleet-system"
+DEMO = "demo"
+EXAMPLE = ROOT / "policies" / "examples" / "fleet"
+Step = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One reply through the gateway. ``cost_micro_usd`` is priced from the pool's status; None while the flavor has no price."""
+
+    text: str
+    model: str
+    pool: str
+    flavor: str
+    decision: dict[str, str]
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_micro_usd: float | None
+
+
+class Fleet:
+    """The installed product and the example fleet."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._gateway: str | None = None
+
+    # -- bringing it up ---------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Install or upgrade both charts and wait for their Deployments."""
+        self.cluster.helm("upgrade", "--install", "modelfleet-crds", str(ROOT / "charts" / "modelfleet-crds"), "-n", SYSTEM, "--create-namespace", "--wait")
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
+            yaml.safe_dump(self.chart_values(), values)
+            values.flush()
+            self.cluster.helm(
+                "upgrade", "--install", "modelfleet", str(ROOT / "charts" / "modelfleet"), "-n", SYSTEM, "-f", values.name, "--wait", "--timeout", "180s"
+            )
+
+    def chart_values(self) -> dict[str, Any]:
+        """What this cluster needs beyond the chart's defaults: in the lab, locally built images and where Secrets may be read."""
+        values: dict[str, Any] = {"gateway": {"secretNamespaces": [DEMO]}}
+        if self.cluster.lab is not None:
+            images = self.cluster.lab.images
+            values["image"] = _image(images["modelfleet"])
+            values["gateway"]["envoy"] = {"image": _image(images["envoy"])}
+            values["engines"] = {"LlamaCpp": images["engine"]}
+        return values
+
+    def example(self) -> list[dict[str, Any]]:
+        """The objects of the example fleet; in the lab the endpoint's address and key are the lab provider's."""
+        objects = [o for f in sorted(EXAMPLE.glob("*.yaml")) for o in yaml.safe_load_all(f.read_text()) if o and o["kind"] != "Kustomization"]
+        if self.cluster.lab is not None:
+            provider = self.cluster.lab.provider
+            for obj in objects:
+                if obj["kind"] == "Secret":
+                    key = next(iter(obj.get("stringData") or obj["data"]))
+                    obj.pop("stringData", None)
+                    obj["data"] = {key: base64.b64encode(provider.key.encode()).decode()}
+                for flavor in obj["spec"].get("flavors", []) if obj["kind"] == "ModelPool" else []:
+                    if "endpoint" in flavor:
+                        flavor["endpoint"]["url"] = provider.url
+        return objects
+
+    def apply(self, *objects: dict[str, Any]) -> str:
+        """kubectl apply."""
+        return self.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def apply_example(self) -> None:
+        """Apply the example fleet."""
+        self.apply(*self.example())
+
+    def wait_ready(self, timeout: float = 240) -> None:
+        """Until every pool and policy of the example is Ready."""
+        argv = ("wait", "-n", DEMO, "--for=condition=Ready", "modelpools,routingpolicies", "--all", f"--timeout={timeout:.0f}s")
+        done = self.cluster.run(self.cluster.kubectl_bin, *argv, check=False, timeout=timeout + 30)
+        if done.returncode != 0:
+            raise ClusterError(f"the example fleet is not Ready after {timeout:.0f} s:\n{self.cluster.kubectl('get', 'mp,rp,pods', '-n', DEMO, check=False)}")
+
+    def settle(self, timeout: float = 240) -> None:
+        """Until the fleet stands as the example wants it: every pool on its first flavor, nothing starting or leaving, the endpoint reachable."""
+        wait_until(lambda: self._settled(), timeout, "the example fleet to settle", explain=lambda: self.cluster.kubectl("get", "mp,pods", "-n", DEMO, check=False))
+
+    def _settled(self) -> bool:
+        for pool in self.cluster.get("modelpools", namespace=DEMO)["items"]:
+            status = pool.get("status") or {}
+            if status.get("observedGeneration") != pool["metadata"]["generation"]:
+                return False
+            first, *later = [f for f in status["flavors"] if f.get("reachable") is None]
+            if first["desired"] != pool["spec"]["replicas"] or first["ready"] != first["desired"] or any(f.get("desired", 0) for f in later):
+                return False
+            if any(f.get("reachable") is False for f in status["flavors"]):
+                return False
+        pods = self.cluster.get("pods", namespace=DEMO, selector="modelfleet.dev/pool")["items"]
+        return all(p["status"].get("phase") == "Running" and "deletionTimestamp" not in p["metadata"] for p in pods)
+
+    def uninstall(self) -> None:
+        """Remove the example, the charts and the CRDs."""
+        self.cluster.kubectl("delete", "namespace", DEMO, "--ignore-not-found", "--wait", check=False)
+        for release in ("modelfleet", "modelfleet-crds"):
+            self.cluster.run(self.cluster.helm_bin, "uninstall", release, "-n", SYSTEM, "--wait", "--ignore-not-found", check=False)
+        self.cluster.kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=modelfleet", "--ignore-not-found", check=False)
+        self.cluster.kubectl("delete", "namespace", SYSTEM, "--ignore-not-found", check=False)
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def gateway(self) -> str:
+        """Base URL of the gateway."""
+        if self._gateway is None:
+            self._gateway = self.cluster.service_url(SYSTEM, "modelfleet-gateway", 80)
+        return self._gateway
+
+    def ask(self, prompt: str, *, model: str = "auto", stream: bool = False, headers: dict[str, str] | None = None, timeout: float = 120, **options: Any) -> Answer:
+        """Ask through the gateway with the official OpenAI client, which is told not to retry: a failed request is seen."""
+        client = OpenAI(base_url=f"{self.gateway}/v1", api_key="unused", max_retries=0, timeout=timeout)
+        options.setdefault("max_tokens", 48)
+        request = {"model": model, "messages": [{"role": "user", "content": prompt}], "extra_headers": headers or {}, **options}
+        with client:
+            if not stream:
+                raw = client.chat.completions.with_raw_response.create(**request)
+                body = raw.parse()
+                return self._answer(body.choices[0].message.content or "", body.model, raw.headers, body.usage)
+            usage, text, served = None, [], ""
+            raw = client.chat.completions.with_raw_response.create(**request, stream=True, stream_options={"include_usage": True})
+            finished = False
+            for chunk in raw.parse():
+                served = chunk.model or served
+                usage = chunk.usage or usage
+                text += [c.delta.content or "" for c in chunk.choices]
+                finished = finished or any(c.finish_reason for c in chunk.choices)
+            if not finished:
+                raise ClusterError("the stream ended without a finish_reason: it was cut")
+            return self._answer("".join(text), served, raw.headers, usage)
+
+    def _answer(self, text: str, model: str, headers: Any, usage: Any) -> Answer:
+        namespace, pool, flavor = headers["x-modelfleet-served"].split("/")
+        decision = dict(part.split("=", 1) for part in headers["x-modelfleet-decision"].split(";") if "=" in part)
+        spent = (usage.prompt_tokens, usage.completion_tokens)
+        return Answer(text.strip(), model, f"{namespace}/{pool}", flavor, decision, int(headers["x-modelfleet-attempts"]), *spent, self._cost(pool, flavor, *spent))
+
+    def _cost(self, pool: str, flavor: str, tokens_in: int, tokens_out: int) -> float | None:
+        for price in self.pool(pool)["status"].get("price", []):
+            if price["flavor"] == flavor:
+                return tokens_in * float(price["inputPerMillion"]) + tokens_out * float(price["outputPerMillion"])
+        return None
+
+    # -- reading back -----------------------------------------------------------------------------------------------
+
+    def pool(self, name: str) -> dict[str, Any]:
+        """A ModelPool of the example, as JSON."""
+        return self.cluster.get("modelpool", name, DEMO)
+
+    def flavor(self, pool: str, flavor: str) -> dict[str, Any]:
+        """Status of one flavor; an empty mapping before it was written."""
+        return next((f for f in (self.pool(pool).get("status") or {}).get("flavors", []) if f["name"] == flavor), {})
+
+    def condition(self, kind: str, name: str, type_: str) -> dict[str, Any]:
+        """One condition of an object of the example; an empty mapping when absent."""
+        status = self.cluster.get(kind, name, DEMO).get("status") or {}
+        return next((c for c in status.get("conditions", []) if c["type"] == type_), {})
+
+    def pods(self, pool: str, flavor: str | None = None) -> list[dict[str, Any]]:
+        """Pods of a pool (of one flavor) that are not leaving."""
+        selector = f"modelfleet.dev/pool={pool}" + (f",modelfleet.dev/flavor={flavor}" if flavor else "")
+        return [p for p in self.cluster.get("pods", namespace=DEMO, selector=selector)["items"] if "deletionTimestamp" not in p["metadata"]]
+
+    def router_metrics(self) -> Iterator[Any]:
+        """Samples of every gateway pod's router."""
+        for pod in self.cluster.get("pods", namespace=SYSTEM, selector="app.kubernetes.io/component=gateway")["items"]:
+            if pod["status"].get("podIP") and self.cluster.lab is not None:
+                text = httpx.get(f"http://{pod['status']['podIP']}:8081/metrics", timeout=5).text
+                for family in text_string_to_metric_families(text):
+                    yield from family.samples
+
+    def counted(self, name: str, **labels: str) -> float:
+        """Sum of a router counter over gateways, for samples that carry these labels."""
+        return sum(s.value for s in self.router_metrics() if s.name == name and labels.items() <= s.labels.items())
+
+    def modelfleet(self, *argv: str) -> str:
+        """stdout of the `modelfleet` command against this cluster."""
+        return self.cluster.run(str(Path(ROOT, ".venv", "bin", "modelfleet")), *argv).stdout
+
+    def modelfleet_json(self, *argv: str) -> Any:
+        """The same with --json, parsed."""
+        return json.loads(self.modelfleet(*argv, "--json"))
+
+
+def _image(reference: str) -> dict[str, str]:
+    repository, _, tag = reference.rpartition(":")
+    return {"repository": repository, "tagOverride": tag}
+
+
+def words(decision: dict[str, str]) -> str:
+    """The decision header in words."""
+    from modelfleet.core.explain import sentence  # noqa: PLC0415 the demo's top level must import before the package is complete
+
+    return sentence(decision.get("why", ""), rule=decision.get("rule", ""), chain=re.sub(",", ", then ", decision.get("chain", "")))

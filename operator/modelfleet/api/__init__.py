@@ -1,0 +1,1 @@
+"""What users write: models without behaviour, conditions and their reasons, and the CRDs made of them."""

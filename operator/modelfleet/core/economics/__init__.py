@@ -1,0 +1,1 @@
+"""The only cost model: price of a device, a flavor, a token."""

@@ -1,0 +1,1 @@
+"""Which flavor runs how many replicas, and why not another."""

@@ -1,0 +1,1 @@
+"""What is seen, as status: conditions and the figures of each kind."""

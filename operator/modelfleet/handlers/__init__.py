@@ -1,0 +1,1 @@
+"""The process `operator`, and the only room that knows Kopf."""

@@ -1,0 +1,36 @@
+"""Names and labels of every metric we expose: what the router writes, the operator reads by the same constants.
+
+``pool`` and ``policy`` label values are ``<namespace>/<name>``. Label values come from objects, never from requests.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "CYCLES", "CYCLE_SECONDS", "DECIDER_SECONDS", "DEMAND_TOKENS", "ENDPOINT_UP", "HEARTBEAT", "INFLIGHT", "PLAN_ERRORS", "REQUESTS", "TTFT_SECONDS", "USAGE_TOKENS",
+    "USAGE_USD", "WRITES", "XDS_ACKED", "XDS_REJECTED",
+]
+
+REQUESTS: Final = "modelfleet_router_requests_total"
+"""counter {policy, rule, pool, flavor, code}: finished requests, from access logs."""
+USAGE_TOKENS: Final = "modelfleet_router_usage_tokens_total"
+"""counter {pool, flavor, direction=input|output, source=reported|estimated}."""
+USAGE_USD: Final = "modelfleet_router_usage_micro_usd_total"
+"""counter {pool, flavor}: micro-dollars at the price in the pool's status when the request ended."""
+DEMAND_TOKENS: Final = "modelfleet_router_demand_tokens_total"
+INFLIGHT: Final = "modelfleet_router_inflight"
+TTFT_SECONDS: Final = "modelfleet_router_ttft_seconds"
+ENDPOINT_UP: Final = "modelfleet_router_endpoint_up"
+"""gauge {pool, flavor, reason}: 1 up with reason="", 0 down with the reason; absent: not observed yet."""
+HEARTBEAT: Final = "modelfleet_router_heartbeat_seconds"
+"""gauge: Unix time of the sample; tells zero traffic from no telemetry."""
+DECIDER_SECONDS: Final = "modelfleet_router_decision_seconds"
+XDS_ACKED: Final = "modelfleet_router_xds_acked_total"
+XDS_REJECTED: Final = "modelfleet_router_xds_rejected_total"
+
+CYCLES: Final = "modelfleet_operator_cycles_total"
+CYCLE_SECONDS: Final = "modelfleet_operator_cycle_seconds"
+WRITES: Final = "modelfleet_operator_writes_total"
+"""counter {verb, kind}: calls that asked the API server to change something."""
+PLAN_ERRORS: Final = "modelfleet_operator_errors_total"

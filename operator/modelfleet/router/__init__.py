@@ -1,0 +1,1 @@
+"""The process `router`: one per gateway pod, beside a stock Envoy."""

@@ -1,0 +1,1 @@
+"""What routers report: scraped, checked, added up."""

@@ -1,0 +1,46 @@
+"""Fixtures that any test may ask for: real API servers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+if str(CHECKOUT) not in sys.path:
+    # `e2e` and `tests.support` are imported from the checkout's root, however pytest was called
+    sys.path.insert(0, str(CHECKOUT))
+
+from tests.support.apiserver import ApiServer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """One API server for the whole session, without controllers; use a namespace of your own in it."""
+    server = ApiServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def apiserver_with_crds(apiserver: ApiServer) -> ApiServer:
+    """The session's API server with the checkout's CRDs Established."""
+    apiserver.apply_crds()
+    return apiserver
+
+
+@pytest.fixture
+def make_apiserver() -> Iterator[Callable[..., ApiServer]]:
+    """Make API servers of the test's own (arguments of `ApiServer`), for tests that take them away."""
+    made: list[ApiServer] = []
+
+    def make(**settings: Any) -> ApiServer:
+        made.append(ApiServer(**settings))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
