@@ -27,10 +27,10 @@ def step(text: str, quiet: bool = False) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        console.print(f"[red]✗[/red] {text} [dim]{time.monotonic() - began:.1f} s[/dim]")
+        console.print(f"[red]✗[/red] {text} [dim]{time.monotonic() - began:.1f} s[/dim]", soft_wrap=True)
         raise
     if not quiet:
-        console.print(f"[green]✓[/green] {text} [dim]{time.monotonic() - began:.1f} s[/dim]")
+        console.print(f"[green]✓[/green] {text} [dim]{time.monotonic() - began:.1f} s[/dim]", soft_wrap=True)
 
 
 def sh(

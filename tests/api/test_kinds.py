@@ -96,7 +96,7 @@ def test_defaults_appear_where_users_see_them(door: Door) -> None:
     assert pool["flavors"][1]["endpoint"]["concurrency"] == 32
     policy = door.create(but(POLICY, spec__rules=[{"name": "all"}]))[1]["spec"]
     assert policy["fallback"] == {
-        "on": ["Connect", "ResetBeforeByte", "Status429", "Status503", "FirstByteTimeout"],
+        "retryOn": ["Connect", "ResetBeforeByte", "Status429", "Status503", "FirstByteTimeout"],
         "maxAttempts": 3,
         "firstByteTimeout": "20s",
         "totalTimeout": "10m",

@@ -122,9 +122,9 @@ class Fallback(SpecModel):
         Cel("duration(self.firstByteTimeout) <= duration(self.totalTimeout)", "fallback.firstByteTimeout must not exceed fallback.totalTimeout"),
     )
 
-    on: Annotated[
+    retry_on: Annotated[
         list[FallbackTrigger],
-        Field(max_length=5, description='What makes the next candidate be tried. Quote the name in YAML ("on"): kubectl reads a bare on as true.'),
+        Field(max_length=5, description="What makes the next candidate be tried."),
     ] = ["Connect", "ResetBeforeByte", "Status429", "Status503", "FirstByteTimeout"]
     max_attempts: Annotated[int, Field(ge=1, le=5)] = 3
     first_byte_timeout: Duration = "20s"

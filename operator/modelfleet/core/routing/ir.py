@@ -57,13 +57,17 @@ class RoutingWorld:
 
 @dataclass(frozen=True, slots=True)
 class PodCluster:
-    """The pods of one pool. ``concurrency``: requests in parallel over ready replicas (0: undeclared). ``upstream_model``: the name they serve."""
+    """The pods of one pool. ``concurrency``: requests in parallel over ready replicas (0: undeclared). ``upstream_model``: the name they serve.
+
+    ``max_requests``: Envoy's safety net, four times what the wanted replicas take, from the spec alone so that pods that come and go never move it.
+    """
 
     name: str
     pool: str
     upstream_model: str
     addresses: tuple[Address, ...]
     concurrency: int = 0
+    max_requests: int = 4096
 
 
 @dataclass(frozen=True, slots=True)

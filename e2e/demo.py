@@ -1,0 +1,132 @@
+"""`make demo`: from nothing to answers with their cost and their reasons; `--down` takes all of it away again."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from e2e.cluster import Cluster, ClusterError
+from e2e.fleet import DEMO, SYSTEM, Answer, Fleet, words
+from e2e.lab import LabError
+
+console = Console(highlight=False)
+
+LONG = "Summarise the following notes for a busy reader. " + "The quarterly report covers servers, costs, people and plans in detail. " * 40
+QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("Name three colours of the rainbow.", {}),
+    ("What is the capital of France? (streamed)", {"stream": True}),
+    (LONG, {"max_tokens": 32}),
+    ("Is water wet? (canary by header)", {"headers": {"x-canary": "1"}}),
+    ("Say hello to the big model. (asked by a request with tools)", {"tools": [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": "none"}),
+)
+
+
+@contextmanager
+def step(what: str) -> Any:
+    """One line per step, with its duration."""
+    begun = time.monotonic()
+    with console.status(f"{what} ..."):
+        yield
+    console.print(f"[green]✓[/] {what} [dim]{time.monotonic() - begun:.1f} s[/]")
+
+
+def up() -> Fleet:
+    """Cluster, charts, example fleet; each part is left alone where it already stands."""
+    import os  # noqa: PLC0415
+
+    if os.environ.get("CLUSTER", "lab") == "lab":
+        for verb in ("up", "build"):
+            subprocess.run([sys.executable, "-m", "e2e.lab", verb], check=True)
+    fleet = Fleet(Cluster.selected())
+    with step("install the charts"):
+        fleet.install()
+    with step("apply the accelerator classes and the example fleet"):
+        fleet.apply_example()
+    with step("wait until every pool and policy is Ready"):
+        fleet.wait_ready()
+    return fleet
+
+
+def ask_all(fleet: Fleet) -> list[tuple[str, Answer]]:
+    """Ask the questions, one after the other."""
+    asked = []
+    for question, options in QUESTIONS:
+        shown = question if len(question) < 60 else f"{question[:45]}... ({len(question.split())} words)"
+        with step(f"ask: {shown}"):
+            asked.append((shown, fleet.ask(question, **options)))
+    return asked
+
+
+def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
+    """The one screen: pools, answers, why."""
+    pools = Table("POOL", "FLAVORS", "READY", "$/H", "$/1M LIVE", "$/1M FULL", "WHY", title="The fleet", title_justify="left")
+    for name in ("small", "boss"):
+        status = fleet.pool(name)["status"]
+        cost = status.get("cost", {})
+        full = ", ".join(f"{f['name']} {f['perMillionAtFullLoad']}" for f in status["flavors"] if f.get("perMillionAtFullLoad"))
+        live = cost.get("perMillionTokens", {}).get("live", "-")
+        why = (status.get("lastDecision") or {}).get("summary") or status.get("decisionReason", "")
+        pools.add_row(f"{DEMO}/{name}", status.get("flavorSummary", ""), status.get("ready", ""), cost.get("perHour", "-"), live, full, why)
+    console.print(pools)
+    answers = Table("QUESTION", "ANSWERED BY", "TOKENS IN/OUT", "COST", "WHY", title="The answers", title_justify="left")
+    for shown, a in asked:
+        cost = "-" if a.cost_micro_usd is None else f"${a.cost_micro_usd / 1e6:.6f}"
+        answers.add_row(shown, f"[bold]{a.pool}[/] on [cyan]{a.flavor}[/]", f"{a.input_tokens}/{a.output_tokens}", cost, words(a.decision))
+    console.print(answers)
+    console.print("Try next:")
+    lab = fleet.cluster.lab
+    export = f"export KUBECONFIG={lab.kubeconfig}; " if lab else ""
+    console.print(f"  [bold]{export}kubectl get mp,rp,acc -A[/]", soft_wrap=True)
+    console.print(f"  [bold]{export}.venv/bin/modelfleet explain pool {DEMO}/boss[/]", soft_wrap=True)
+    console.print(f"  [bold]curl -s {fleet.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"auto\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}' -i[/]", soft_wrap=True)
+    console.print("[dim]make demo-down removes everything.[/]")
+
+
+def down() -> None:
+    """Remove the example and the product; the lab goes as a whole."""
+    import os  # noqa: PLC0415
+
+    if os.environ.get("CLUSTER", "lab") == "lab":
+        subprocess.run([sys.executable, "-m", "e2e.lab", "down"], check=True)
+        return
+    with step(f"remove {DEMO}, {SYSTEM} and the CRDs"):
+        Fleet(Cluster.selected()).uninstall()
+
+
+def demo() -> None:
+    """Up, ask, show."""
+    fleet = up()
+    try:
+        asked = ask_all(fleet)
+        time.sleep(12)  # two scrapes: the live figures of this very traffic
+        show(fleet, asked)
+    finally:
+        fleet.cluster.close()
+
+
+def main() -> int:
+    """Entry; exit code 1 and one sentence on failure."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
+    parser.add_argument("--down", action="store_true", help="remove the demo")
+    begun = time.monotonic()
+    action: Callable[[], None] = down if parser.parse_args().down else demo
+    try:
+        action()
+    except (ClusterError, LabError, subprocess.CalledProcessError) as error:
+        console.print(f"[red]failed after {time.monotonic() - begun:.0f} s[/]: {error}", soft_wrap=True)
+        console.print("What to do: `make demo` may be repeated safely; `make demo-down` starts over; docs/troubleshoot.md lists known causes.")
+        return 1
+    console.print(f"[green]done[/] in {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

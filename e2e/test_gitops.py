@@ -1,0 +1,35 @@
+"""Promise: the same manifests applied twice cause no write, and nothing we own shows up in the user's diff."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from e2e.fleet import DEMO, Fleet
+
+pytestmark = pytest.mark.lab
+
+
+def test_the_same_manifests_applied_twice_cause_no_write(fleet: Fleet) -> None:
+    def versions() -> dict[str, Any]:
+        lists = fleet.cluster.get("modelpools,routingpolicies,deployments,services", namespace=DEMO)["items"]
+        # A pool's status follows its traffic; what must not move is its spec and everything made of it.
+        return {
+            f"{o['kind']}/{o['metadata']['name']}": (o["metadata"]["generation"] if o["kind"] == "ModelPool" else o["metadata"]["resourceVersion"]) for o in lists
+        }
+
+    time.sleep(3)
+    before = versions()
+    said = fleet.apply(*fleet.example())
+    assert {line.rsplit(" ", 1)[1] for line in said.splitlines()} == {"unchanged"}
+    time.sleep(8)
+    assert versions() == before
+
+
+def test_nothing_the_operator_owns_appears_in_the_users_diff(fleet: Fleet) -> None:
+    import yaml  # noqa: PLC0415
+
+    done = fleet.cluster.run(fleet.cluster.kubectl_bin, "diff", "-f", "-", stdin=yaml.safe_dump_all(fleet.example()), check=False)
+    assert (done.returncode, done.stdout) == (0, "")
