@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -215,8 +214,15 @@ def _image(reference: str) -> dict[str, str]:
     return {"repository": repository, "tagOverride": tag}
 
 
+WHY = {
+    "InListedOrder": "rule {rule} lists {chain}",
+    "Weighted": "rule {rule} draws by weight, and the session drew {chain}",
+    "DefaultChain": "no rule matched; the default chain is {chain}",
+    "DeciderLost": "the decider was away: Envoy's own static chain served",
+}
+
+
 def words(decision: dict[str, str]) -> str:
     """The decision header in words."""
-    from modelfleet.core.explain import sentence  # noqa: PLC0415 the demo's top level must import before the package is complete
-
-    return sentence(decision.get("why", ""), rule=decision.get("rule", ""), chain=re.sub(",", ", then ", decision.get("chain", "")))
+    chain = decision.get("chain", "").replace(",", ", then ")
+    return WHY.get(decision.get("why", ""), "{why}").format(rule=decision.get("rule", ""), chain=chain, why=decision.get("why", "?"))

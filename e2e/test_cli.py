@@ -36,7 +36,7 @@ def test_plan_on_a_settled_fleet_changes_nothing_and_says_what_an_edit_would(fle
 
 def test_explain_pool_and_top_show_flavors_reasons_and_cost(fleet: Fleet) -> None:
     explained = fleet.modelfleet("explain", "pool", f"{DEMO}/boss")
-    for word in ("h100", "l4", "remote", "Preferred", "Standby"):
+    for word in ("h100", "l4", "burst", "Preferred", "Standby"):
         assert word in explained
     rows = {r["pool"]: r for r in fleet.modelfleet_json("top", "--once")}
     assert rows[f"{DEMO}/boss"]["flavors"] == "h100:1"

@@ -39,9 +39,7 @@ MODULES: tuple[GoModule, ...] = (
     GoModule(
         path="k8s.io/kubernetes",
         version=versions.KUBERNETES,
-        commands={
-            c: f"k8s.io/kubernetes/cmd/{c}" for c in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
-        },
+        commands={c: f"k8s.io/kubernetes/cmd/{c}" for c in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")},
         ldflags=f"-X {_K8S_VERSION}.gitVersion={versions.KUBERNETES} -X {_K8S_VERSION}.gitMajor={_MAJOR} -X {_K8S_VERSION}.gitMinor={_MINOR}",
         staging=versions.KUBERNETES_STAGING,
     ),

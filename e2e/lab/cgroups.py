@@ -42,7 +42,7 @@ def remove(name: str) -> None:
         for folder, _, _ in os.walk(hierarchy / name, topdown=False):
             for _ in range(20):
                 try:
-                    os.rmdir(folder)
+                    Path(folder).rmdir()
                 except FileNotFoundError:
                     break
                 except OSError:
@@ -72,6 +72,7 @@ def _unified() -> Path | None:
 
 
 def _hierarchies() -> list[Path]:
+    """Every mounted hierarchy; beside v1 ones there may be a v2 one, in which runc makes a cgroup too."""
     if (root := _unified()) is not None:
         return [root]
-    return sorted(p for p in ROOT.iterdir() if p.is_dir() and not p.is_symlink() and p.name != "unified" and (p / "cgroup.procs").exists())
+    return sorted(p for p in ROOT.iterdir() if p.is_dir() and not p.is_symlink() and (p / "cgroup.procs").exists())

@@ -7,7 +7,6 @@ is told by `Settings`; nothing here knows about nodes or images.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import ssl
@@ -18,10 +17,11 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from e2e.lab import pki
 from e2e.lab.binaries import binary
-from e2e.lab.processes import Process
+from e2e.lab.pki import Pki, load_pki, make_pki, write_kubeconfig
+from e2e.lab.processes import Process, plain_env
 from e2e.lab.steps import LabError
 
 SERVICE_CIDR = "10.96.0.0/16"
@@ -76,7 +76,7 @@ class ControlPlane:
     def __init__(self, state: Path) -> None:
         """Point at a state folder; `create` fills it."""
         self.state = state
-        self._facts: dict[str, object] | None = None
+        self._facts: dict[str, Any] | None = None
 
     @property
     def url(self) -> str:
@@ -91,8 +91,8 @@ class ControlPlane:
         return self.state / "logs" / "audit.log"
 
     @property
-    def pki(self) -> pki.Pki:
-        return pki.load_pki(self.state / "pki")
+    def pki(self) -> Pki:
+        return load_pki(self.state / "pki")
 
     def process(self, name: str) -> Process:
         return Process(self.state, name)
@@ -118,27 +118,27 @@ class ControlPlane:
         }
         facts = {name: getattr(settings, name) for name in Settings.__dataclass_fields__} | chosen
         users = {**SYSTEM_USERS, **settings.users}
-        trust = pki.make_pki(self.state / "pki", users, [settings.advertise] if settings.advertise else [])
+        trust = make_pki(self.state / "pki", users, [settings.advertise] if settings.advertise else [])
         (self.state / "audit-policy.yaml").write_text(AUDIT_POLICY)
         self._facts = facts
         for user in users:
             self.write_kubeconfig(self.state / f"{user.replace(':', '-')}.kubeconfig", user, trust=trust)
         (self.state / "settings.json").write_text(json.dumps(facts, default=dict, sort_keys=True))
 
-    def write_kubeconfig(self, path: Path, user: str, server: str = "", trust: pki.Pki | None = None) -> Path:
+    def write_kubeconfig(self, path: Path, user: str, server: str = "", trust: Pki | None = None) -> Path:
         """A kubeconfig for one of the users named at creation. Raises KeyError for another."""
         trust = trust or self.pki
-        return pki.write_kubeconfig(path, server or self.url, trust.ca, user, trust.tokens[user])
+        return write_kubeconfig(path, server or self.url, trust.ca, user, trust.tokens[user])
 
     def start(self) -> None:
         """Start what does not run and wait until the API server answers /readyz. Raises LabError with its log otherwise."""
         s = self._settings()
         die = s.die_with_parent
-        self.process("etcd").start(binary("etcd"), *_etcd_flags(self.state, s), die_with_parent=die, env=_plain_env())
-        self.process("kube-apiserver").start(binary("kube-apiserver"), *self._apiserver_flags(s), die_with_parent=die, env=_plain_env())
+        self.process("etcd").start(binary("etcd"), *_etcd_flags(self.state, s), die_with_parent=die, env=plain_env())
+        self.process("kube-apiserver").start(binary("kube-apiserver"), *self._apiserver_flags(s), die_with_parent=die, env=plain_env())
         self.wait_ready()
         for name in self.process_names[2:]:
-            self.process(name).start(binary(name), *self._component_flags(name), die_with_parent=die, env=_plain_env())
+            self.process(name).start(binary(name), *self._component_flags(name), die_with_parent=die, env=plain_env())
 
     def stop(self) -> None:
         """Stop everything, last started first; etcd's data stays."""
@@ -172,10 +172,16 @@ class ControlPlane:
                 raise LabError(f"kube-apiserver was not ready after {seconds:.0f} s; see {self.process('kube-apiserver').log}")
             time.sleep(0.1)
 
-    def kubectl(self, *args: str | Path, input: str | None = None, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def kubectl(
+        self,
+        *args: str | Path,
+        input: str | None = None,  # noqa: A002 the name subprocess.run gives it
+        check: bool = True,
+        timeout: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as admin. With `check`, raises LabError with kubectl's message when it fails."""
         argv = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *(str(a) for a in args)]
-        done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout, check=False, env=_plain_env())
+        done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout, check=False, env=plain_env())
         if check and done.returncode != 0:
             raise LabError(f"kubectl {' '.join(argv[2:6])}: {done.stderr.strip()}")
         return done
@@ -184,8 +190,8 @@ class ControlPlane:
         if self._facts is None:
             self._facts = json.loads((self.state / "settings.json").read_text())
         facts = dict(self._facts)
-        facts["extra_apiserver_flags"] = tuple(facts["extra_apiserver_flags"])  # type: ignore[arg-type]
-        return Settings(**facts)  # type: ignore[arg-type]
+        facts["extra_apiserver_flags"] = tuple(facts["extra_apiserver_flags"])
+        return Settings(**facts)
 
     def _apiserver_flags(self, s: Settings) -> list[str]:
         trust = self.state / "pki"
@@ -255,8 +261,3 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for s in sockets:
             s.close()
-
-
-def _plain_env() -> dict[str, str]:
-    """The environment without proxies: all the lab's traffic is local."""
-    return {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}

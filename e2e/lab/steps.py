@@ -30,7 +30,12 @@ def step(text: str, quiet: bool = False) -> Iterator[None]:
         console.print(f"[red]✗[/red] {text} [dim]{time.monotonic() - began:.1f} s[/dim]", soft_wrap=True)
         raise
     if not quiet:
-        console.print(f"[green]✓[/green] {text} [dim]{time.monotonic() - began:.1f} s[/dim]", soft_wrap=True)
+        done(text, began)
+
+
+def done(text: str, began: float) -> None:
+    """Report a step that began at this reading of the monotonic clock, in seconds."""
+    console.print(f"[green]✓[/green] {text} [dim]{time.monotonic() - began:.1f} s[/dim]", soft_wrap=True)
 
 
 def sh(
@@ -44,10 +49,10 @@ def sh(
     """Run a command and capture its text. Raises LabError with the tail of its output when it fails and `check` is set."""
     argv: Sequence[str] = [str(a) for a in args]
     try:
-        done = subprocess.run(argv, env=env, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        ended = subprocess.run(argv, env=env, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     except FileNotFoundError as e:
         raise LabError(f"{argv[0]} is not installed; `python -m e2e.lab up` as root installs what is missing") from e
-    if check and done.returncode != 0:
-        tail = (done.stderr or done.stdout).strip()[-3000:]
-        raise LabError(f"`{' '.join(argv[:6])}` failed with {done.returncode}:\n{tail}")
-    return done
+    if check and ended.returncode != 0:
+        tail = (ended.stderr or ended.stdout).strip()[-3000:]
+        raise LabError(f"`{' '.join(argv)[:200]}` failed with {ended.returncode}:\n{tail}")
+    return ended

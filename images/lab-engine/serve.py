@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 a script of an image, in no package
 """llama-server for the lab: llama.cpp's own HTTP server from the `xllamacpp` wheel, told what to do by llama-server's flags.
 
 The flags keep llama-server's names and meaning; one it does not know is an error, as there. It differs in two ways. SIGTERM
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import xllamacpp
 
@@ -49,7 +51,7 @@ def params(args: argparse.Namespace) -> xllamacpp.CommonParams:
     """llama.cpp's parameters for these flags."""
     p = xllamacpp.CommonParams()
     p.model.path = args.model
-    p.model_alias = {args.alias or os.path.basename(args.model)}
+    p.model_alias = {args.alias or Path(args.model).name}
     p.hostnames = [args.host]
     p.port = args.port
     p.n_parallel = args.parallel
@@ -72,27 +74,33 @@ def params(args: argparse.Namespace) -> xllamacpp.CommonParams:
 
 def busy(server: xllamacpp.Server) -> bool:
     """Whether a request is being served or waits."""
-    told = server.handle_metrics()
-    text = told if isinstance(told, str) else str(told)
-    return any(not line.endswith(" 0") for line in text.replace("\\n", "\n").splitlines() if line.startswith(("llamacpp:requests_processing", "llamacpp:requests_deferred")))
+    gauges = ("llamacpp:requests_processing ", "llamacpp:requests_deferred ")
+    lines = str(server.handle_metrics()).replace("\\n", "\n").splitlines()
+    return any(line.startswith(gauges) and not line.endswith(" 0") for line in lines)
+
+
+def say(text: str) -> None:
+    """A line on stderr, where llama.cpp's own go."""
+    sys.stderr.write(f"llama-server: {text}\n")
+    sys.stderr.flush()
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     args = flags().parse_args()
-    if not os.path.exists(args.model):
+    if not Path(args.model).exists():
         sys.exit(f"llama-server: no model file at {args.model}")
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     server = xllamacpp.Server(params(args))
-    print(f"llama-server: listening on {server.listening_address}", flush=True)
+    say(f"listening on {server.listening_address}")
     signal.sigwait(STOPPING)
-    print("llama-server: draining", flush=True)
+    say("draining")
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < IDLE_SECONDS:
         if busy(server):
             idle_since = time.monotonic()
         time.sleep(0.1)
-    print("llama-server: drained", flush=True)
+    say("drained")
     os._exit(0)
 
 

@@ -73,7 +73,7 @@ class ApiServer:
         """The kubeconfig of one of the `users` given at creation."""
         return self.folder / f"{user.replace(':', '-')}.kubeconfig"
 
-    def kubectl(self, *args: str | Path, input: str | None = None, check: bool = False) -> CompletedProcess[str]:
+    def kubectl(self, *args: str | Path, input: str | None = None, check: bool = False) -> CompletedProcess[str]:  # noqa: A002 as subprocess.run
         """Run kubectl as admin and return what it said; raises only with `check`."""
         return self._plane.kubectl(*args, input=input, check=check)
 

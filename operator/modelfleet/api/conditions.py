@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["AcceleratorClassReason", "ConditionType", "DecisionReason", "FlavorReason", "ModelPoolReason", "RoutingPolicyReason"]
+__all__ = ["AcceleratorClassReason", "ConditionType", "DecisionReason", "EventReason", "FlavorReason", "ModelPoolReason", "RoutingPolicyReason"]
 
 
 class ConditionType(StrEnum):
@@ -39,6 +39,7 @@ class FlavorReason(StrEnum):
     CLASS_NOT_FOUND = "ClassNotFound"
     NO_MATCHING_NODES = "NoMatchingNodes"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    PODS_REFUSED = "PodsRefused"
     CRASH_LOOPING = "CrashLooping"
     KEY_REFUSED = "KeyRefused"
     UNREACHABLE = "Unreachable"
@@ -69,6 +70,17 @@ class ModelPoolReason(StrEnum):
     REACHABLE = "Reachable"
     NO_ENDPOINTS = "NoEndpoints"
     NOT_OBSERVED = "NotObserved"
+
+
+class EventReason(StrEnum):
+    """Reasons of Events, beside the FlavorReasons that name a trouble."""
+
+    FLAVOR_FALLBACK = "FlavorFallback"
+    MIGRATING_BACK = "MigratingBack"
+    MIGRATED_BACK = "MigratedBack"
+    SCALED = "Scaled"
+    NODE_MATCHED_TWICE = "NodeMatchedTwice"
+    INVALID_SPEC = "InvalidSpec"
 
 
 class AcceleratorClassReason(StrEnum):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .v1alpha1.common import Kind
+from .v1alpha1.common import Condition, Kind
 
 __all__ = ["InvalidObject", "parse"]
 
@@ -26,7 +26,10 @@ _MAX_ERROR_LENGTH = 300
 
 @dataclass(frozen=True, slots=True)
 class InvalidObject:
-    """An object of one of our kinds that does not parse. ``errors`` are sentences, at most 16, each beginning with its path."""
+    """An object of one of our kinds that does not parse. ``errors`` are sentences, at most 16, each beginning with its path.
+
+    ``conditions``: those its status shows, so that times of transition survive.
+    """
 
     kind: str
     namespace: str
@@ -34,6 +37,7 @@ class InvalidObject:
     uid: str
     generation: int
     errors: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def key(self) -> str:
@@ -99,7 +103,17 @@ def _invalid(kind: type[Kind], raw: object, errors: tuple[str, ...]) -> InvalidO
         uid=_text(known.get("uid")),
         generation=generation if isinstance(generation, int) and not isinstance(generation, bool) else 0,
         errors=errors,
+        conditions=_conditions(raw),
     )
+
+
+def _conditions(raw: object) -> tuple[Condition, ...]:
+    status = raw.get("status") if isinstance(raw, Mapping) else None
+    listed = status.get("conditions") if isinstance(status, Mapping) else None
+    try:
+        return tuple(Condition.model_validate(c) for c in listed) if isinstance(listed, Sequence) else ()
+    except ValidationError:
+        return ()
 
 
 def _text(value: object) -> str:

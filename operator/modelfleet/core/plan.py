@@ -53,10 +53,14 @@ class GatewayEntry:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """See the module. ``held`` are keys of paused pools: their children are neither applied nor pruned. ``recheck_after`` in seconds."""
+    """See the module. ``held`` are keys of paused pools: their children are neither applied nor pruned. ``recheck_after`` in seconds.
+
+    ``held_flavors``: ``<namespace>/<pool>/<flavor>`` of flavors whose class is missing: their children are not among ``children`` and must not be pruned either.
+    """
 
     children: tuple[Manifest, ...] = ()
     held: frozenset[str] = frozenset()
+    held_flavors: frozenset[str] = frozenset()
     node_labels: tuple[NodeLabel, ...] = ()
     statuses: tuple[StatusWrite, ...] = ()
     vanished_gateways: tuple[GatewayEntry, ...] = ()

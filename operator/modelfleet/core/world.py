@@ -98,10 +98,11 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway pod (Envoy and router) as the API server sees it."""
+    """A gateway pod (Envoy and router) as the API server sees it. ``address`` is the pod's IP, empty until it has one."""
 
     name: str
     ready: bool = True
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

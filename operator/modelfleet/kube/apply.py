@@ -1,29 +1,205 @@
-"""skeleton (body arrives in minutes): see signatures."""
+"""Makes a plan true, in the safe order: children, prune, node labels, statuses, vanished gateways, events.
+
+Decided here: whether a write is needed (never, if it would change nothing) and what may be pruned. Each step is idempotent and knows nothing of the last
+cycle, save what its own writes were answered with: that is how a write whose effect the informers have not shown yet, or that another owner of the field
+keeps from showing, is not repeated. An error of one object does not stop the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
-from modelfleet.core.plan import Plan
-from modelfleet.errors import ApiError
+from modelfleet.api.parse import InvalidObject
+from modelfleet.api.v1alpha1 import ModelPool, RoutingPolicy
+from modelfleet.core.plan import GatewayEntry, Manifest, NodeLabel, Plan, StatusWrite
+from modelfleet.core.render.labels import ACCELERATOR_CLASS, MANAGER_CHILDREN, MANAGER_NODES, MANAGER_STATUS, POOL
+from modelfleet.errors import ApiError, Conflict, NotFound
 
-from .client import Client
+from .client import Client, Object
+from .compare import covers, drops
 from .events import Recorder
-from .mirror import Mirror
+from .mirror import Child, Mirror, child_of
+from .resources import NODES, ROUTING_POLICIES, object_key, of_kind
+
+__all__ = ["ActResult", "Actor"]
+
+_log = logging.getLogger(__name__)
+_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ActResult:
-    """``errors`` by object key ``<Kind>:<ns>/<name>`` (for backoff), ``writes`` = calls that asked for a change."""
+    """``errors`` by object key ``<Kind>:<ns>/<name>``, for backoff; ``writes``: calls that asked for a change."""
 
     errors: Mapping[str, ApiError]
     writes: int
 
 
-class Actor:
-    """Makes a plan true: children, prune, node labels, statuses, vanished gateways, events; each idempotent, written only on change."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a write wanted, and what the API server then showed."""
 
-    def __init__(self, client: Client, mirror: Mirror, recorder: Recorder) -> None: ...
+    wanted: Any
+    shown: Any
+    version: int
+
+
+class Actor:
+    """See the module. One per process; ``act`` is not reentrant."""
+
+    def __init__(self, client: Client, mirror: Mirror, recorder: Recorder) -> None:
+        """``mirror`` is read as it is during the act: newer than the plan's snapshot does no harm."""
+        self._client = client
+        self._mirror = mirror
+        self._recorder = recorder
+        self._answers: dict[str, _Answer] = {}
+        self._errors: dict[str, ApiError] = {}
+        self._skip: frozenset[str] = frozenset()
+
     async def act(self, plan: Plan, skip: frozenset[str] = frozenset()) -> ActResult:
-        """``skip``: object keys that are backing off. Raises errors.Retry("LeaseNotHeld") and nothing else on purpose."""
+        """Write what differs. ``skip``: object keys that are backing off. Raises only what the write guard raises, at once and without finishing."""
+        writes = self._client.writes.total()
+        self._errors, self._skip = {}, skip
+        desired = {_manifest_key(m): m for m in plan.children}
+        await self._each((key, partial(self._apply_child, key, m)) for key, m in desired.items() if _pool_of(m) not in plan.held)
+        await self._each((_child_key(c), partial(self._prune, c)) for c in self._mirror.children() if _child_key(c) not in desired and self._may_prune(c, plan))
+        await self._each((f"{NODES.kind}:{label.node}", partial(self._label_node, label)) for label in plan.node_labels)
+        await self._each((_status_key(w), partial(self._apply_status, w)) for w in plan.statuses)
+        await self._each(self._vanished(plan.vanished_gateways))
+        for event in plan.events:
+            await self._recorder.emit(event)
+        self._forget_answers({*desired, *(f"{NODES.kind}:{n.node}" for n in plan.node_labels), *map(_status_key, plan.statuses)})
+        return ActResult(errors=dict(sorted(self._errors.items())), writes=self._client.writes.total() - writes)
+
+    async def _each(self, steps: Iterable[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def run(key: str, step: Callable[[], Awaitable[None]]) -> None:
+            async with gate:
+                try:
+                    await step()
+                except ApiError as error:
+                    self._errors[key] = error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key, step in steps:
+                    if key not in self._skip:
+                        group.create_task(run(key, step))
+        except ExceptionGroup as many:
+            # what stops one stops all: a group around it is of no use to the caller
+            raise many.exceptions[0] from None
+
+    # Children
+
+    async def _apply_child(self, key: str, manifest: Manifest) -> None:
+        resource = of_kind(manifest["kind"])
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        observed = self._mirror.child(resource.kind, object_key(namespace, name))
+        wanted = {"metadata": {k: v for k, v in manifest["metadata"].items() if k not in ("name", "namespace")}, "spec": manifest["spec"]}
+        if observed is not None:
+            if covers(observed.desired, wanted) and not drops(observed.owned, wanted):
+                return
+            if self._answered(key, wanted, observed, observed.version):
+                return
+        shown = child_of(await self._client.apply(resource, namespace, name, manifest, MANAGER_CHILDREN))
+        if shown is not None:
+            self._answers[key] = _Answer(wanted, shown, shown.version)
+
+    def _may_prune(self, child: Child, plan: Plan) -> bool:
+        """Only below a pool that we can read, that is not held and that owns the child; the children of vanished pools are the garbage collector's."""
+        pool = self._mirror.ours(ModelPool.KIND, child.pool)
+        if pool is None or isinstance(pool.parsed, InvalidObject) or child.deleting or child.pool in plan.held:
+            return False
+        return pool.uid in child.owner_uids
+
+    async def _prune(self, child: Child) -> None:
+        try:
+            await self._client.delete(of_kind(child.kind), child.namespace, child.name, uid=child.uid)
+        except (NotFound, Conflict):
+            _log.debug("%s is gone already", _child_key(child))
+
+    # Nodes
+
+    async def _label_node(self, label: NodeLabel) -> None:
+        key = f"{NODES.kind}:{label.node}"
+        node = self._mirror.node(label.node)
+        if node is None:
+            return
+        present = node.record.labels.get(ACCELERATOR_CLASS)
+        if present == label.accelerator_class or self._answered(key, label, present, node.version):
+            return
+        # the uid keeps an apply from creating a node that has just been deleted
+        metadata: Object = {"uid": node.uid, "labels": {ACCELERATOR_CLASS: label.accelerator_class} if label.accelerator_class else {}}
+        raw = await self._client.apply(NODES, None, label.node, {"metadata": metadata}, MANAGER_NODES)
+        self._answers[key] = _Answer(label, (raw["metadata"].get("labels") or {}).get(ACCELERATOR_CLASS), int(raw["metadata"]["resourceVersion"]))
+
+    # Statuses
+
+    async def _apply_status(self, write: StatusWrite) -> None:
+        key, name = _status_key(write), object_key(write.namespace, write.name)
+        observed = self._mirror.ours(write.kind, name)
+        if observed is None:
+            return
+        wanted, shown = _own_part(write.kind, write.status), _own_part(write.kind, observed.status)
+        if shown == wanted or self._answered(key, wanted, shown, observed.version):
+            return
+        body = {"metadata": {"uid": observed.uid}, "status": wanted}
+        raw = await self._client.apply(of_kind(write.kind), write.namespace or None, write.name, body, MANAGER_STATUS, subresource="status")
+        self._answers[key] = _Answer(wanted, _own_part(write.kind, raw.get("status") or {}), int(raw["metadata"]["resourceVersion"]))
+
+    def _vanished(self, entries: Iterable[GatewayEntry]) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        by_policy: dict[tuple[str, str], set[str]] = {}
+        for entry in entries:
+            by_policy.setdefault((entry.namespace, entry.policy), set()).add(entry.gateway)
+        return [(f"{RoutingPolicy.KIND}:{object_key(*policy)}", partial(self._remove_gateways, *policy, gone)) for policy, gone in sorted(by_policy.items())]
+
+    async def _remove_gateways(self, namespace: str, policy: str, gone: set[str]) -> None:
+        observed = self._mirror.ours(RoutingPolicy.KIND, object_key(namespace, policy))
+        entries = list(enumerate(observed.status.get("gateways") or ())) if observed else []
+        operations: list[Object] = []
+        for index, entry in reversed(entries):
+            if entry.get("name") in gone:
+                # the list may have moved since it was read; then the test fails and the next cycle reads it again
+                operations += [
+                    {"op": "test", "path": f"/status/gateways/{index}/name", "value": entry["name"]},
+                    {"op": "remove", "path": f"/status/gateways/{index}"},
+                ]
+        if operations:
+            await self._client.json_patch(ROUTING_POLICIES, namespace, policy, operations, manager=MANAGER_STATUS, subresource="status")
+
+    # What was answered
+
+    def _answered(self, key: str, wanted: Any, shown: Any, version: int) -> bool:
+        """True when this very wish was granted already: the mirror has not seen the answer yet, or shows exactly it."""
+        answer = self._answers.get(key)
+        return answer is not None and answer.wanted == wanted and (version < answer.version or shown == answer.shown)
+
+    def _forget_answers(self, keys: set[str]) -> None:
+        self._answers = {key: answer for key, answer in self._answers.items() if key in keys}
+
+
+def _own_part(kind: str, status: Mapping[str, Any]) -> Object:
+    """What the operator owns of a status: all of it, but for the routers' entries in a policy's."""
+    return {k: v for k, v in status.items() if not (kind == RoutingPolicy.KIND and k == "gateways")}
+
+
+def _manifest_key(manifest: Manifest) -> str:
+    return f"{manifest['kind']}:{object_key(manifest['metadata']['namespace'], manifest['metadata']['name'])}"
+
+
+def _pool_of(manifest: Manifest) -> str:
+    return object_key(manifest["metadata"]["namespace"], manifest["metadata"]["labels"][POOL])
+
+
+def _child_key(child: Child) -> str:
+    return f"{child.kind}:{object_key(child.namespace, child.name)}"
+
+
+def _status_key(write: StatusWrite) -> str:
+    return f"{write.kind}:{object_key(write.namespace, write.name)}"

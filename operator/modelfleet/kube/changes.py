@@ -29,7 +29,7 @@ class Window:
 class Changes:
     """A set of dirty keys that one loop drains. Not for several threads."""
 
-    def __init__(self, window: Window = Window(), clock: Callable[[], float] = time.monotonic) -> None:  # noqa: B008
+    def __init__(self, window: Window = Window(), clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` is monotonic, in seconds."""
         self._window = window
         self._clock = clock
@@ -62,10 +62,13 @@ class Changes:
 
     async def wait(self, timeout: float | None = None) -> frozenset[str]:  # noqa: ASYNC109
         """Wait for a window to open and close, then drain it. Empty after ``timeout`` seconds without a key (None: wait for ever)."""
-        try:
-            await asyncio.wait_for(self._event.wait(), timeout)
-        except TimeoutError:
-            return frozenset()
-        while (left := self.closes_in()) is not None and left > 0:
+        if not self._event.is_set():
+            try:
+                await asyncio.wait_for(self._event.wait(), timeout)
+            except TimeoutError:
+                return frozenset()
+        left = self.closes_in()
+        while left:
             await asyncio.sleep(left)
+            left = self.closes_in()
         return self.drain()

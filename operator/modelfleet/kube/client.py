@@ -31,6 +31,8 @@ from .resources import Resource, object_key
 __all__ = ["Client", "Credentials", "Object"]
 
 Object = dict[str, Any]
+Objects = list[Object]
+Listed = tuple[list[Object], str]
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 _JSON: Final = "application/json"
@@ -118,21 +120,21 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, process: str, kubeconfig: Path | str | None = None, *, context: str | None = None, timeout: float = 30.0, pool: int = 100
+        cls, process: str, kubeconfig: Path | str | None = None, *, context: str | None = None, request_timeout: float = 30.0, pool: int = 100
     ) -> Client:
         """Credentials from ``kubeconfig``, else from the pod's service account, else from the usual kubeconfig. Raises Stalled when there are none."""
         configuration = Configuration()
         configuration.connection_pool_maxsize = pool
         try:
             if kubeconfig is None and context is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
-                load_incluster_config(client_configuration=configuration)
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
-                await load_kube_config(
+                await load_kube_config(  # type: ignore[no-untyped-call]
                     config_file=str(kubeconfig) if kubeconfig else None, context=context, client_configuration=configuration, persist_config=False
                 )
         except (ConfigException, OSError) as error:
             raise Stalled("NoCredentials", f"cannot read credentials for the API server ({error}); set KUBECONFIG or run inside a pod") from error
-        return cls(configuration, process, timeout=timeout)
+        return cls(configuration, process, timeout=request_timeout)
 
     async def credentials(self) -> Credentials:
         """What the loaders found, the token refreshed."""
@@ -163,7 +165,7 @@ class Client:
         limit: int = 500,
         *,
         metadata_only: bool = False,
-    ) -> tuple[list[Object], str]:
+    ) -> Listed:
         """All objects and the resourceVersion to watch from, in chunks of ``limit``; begins again, whole, if the chunks expire on the way."""
         query = _selectors(label_selector, field_selector)
         try:
@@ -171,8 +173,8 @@ class Client:
         except Gone:
             return await self._list(resource, namespace, query, metadata_only)
 
-    async def _list(self, resource: Resource, namespace: str | None, query: dict[str, str], metadata_only: bool) -> tuple[list[Object], str]:
-        items: list[Object] = []
+    async def _list(self, resource: Resource, namespace: str | None, query: dict[str, str], metadata_only: bool) -> Listed:
+        items: Objects = []
         while True:
             call = _Call("GET", resource.path(namespace), query, accept=_METADATA_ONLY if metadata_only else _JSON, repeatable=True)
             page = await self._send(call)
@@ -226,6 +228,14 @@ class Client:
         """As in ``v1.34.4``."""
         return str((await self._send(_Call("GET", "/version", repeatable=True)))["gitVersion"])
 
+    async def served(self, group: str, version: str) -> frozenset[str]:
+        """Plurals of the resources that the API server serves under a group and version, now; empty when it knows no such group."""
+        try:
+            found = await self._send(_Call("GET", f"/apis/{group}/{version}", repeatable=True))
+        except NotFound:
+            return frozenset()
+        return frozenset(str(r["name"]) for r in found.get("resources") or () if "/" not in r["name"])
+
     # Writes
 
     async def apply(
@@ -241,7 +251,7 @@ class Client:
         return await self._write("apply", resource, _Call("PATCH", path, query, orjson.dumps(full), _APPLY, repeatable=True, guarded=True))
 
     async def json_patch(
-        self, resource: Resource, namespace: str | None, name: str, operations: Sequence[Mapping[str, Any]], *, manager: str | None = None, subresource: str | None = None
+        self, resource: Resource, namespace: str | None, name: str, operations: Sequence[Object], *, manager: str | None = None, subresource: str | None = None
     ) -> Object:
         """RFC 6902; a failed ``test`` raises Invalid."""
         return await self._patch(resource, resource.path(namespace, name, subresource), orjson.dumps(operations), "application/json-patch+json", manager)
@@ -257,7 +267,14 @@ class Client:
         return await self._write("patch", resource, _Call("PATCH", path, query, body, content_type, guarded=True))
 
     async def create(
-        self, resource: Resource, namespace: str | None, body: Mapping[str, Any], *, manager: str | None = None, guarded: bool = True, timeout: float | None = None  # noqa: ASYNC109
+        self,
+        resource: Resource,
+        namespace: str | None,
+        body: Mapping[str, Any],
+        *,
+        manager: str | None = None,
+        guarded: bool = True,
+        timeout: float | None = None,  # noqa: ASYNC109
     ) -> Object:
         """POST; raises Conflict when it exists. ``guarded`` False is for the Lease alone."""
         query = {"fieldManager": manager} if manager else {}
@@ -265,15 +282,20 @@ class Client:
         return await self._write("create", resource, call)
 
     async def replace(
-        self, resource: Resource, namespace: str | None, name: str, body: Mapping[str, Any], *, guarded: bool = True, timeout: float | None = None  # noqa: ASYNC109
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        body: Mapping[str, Any],
+        *,
+        guarded: bool = True,
+        timeout: float | None = None,  # noqa: ASYNC109
     ) -> Object:
         """PUT; raises Conflict unless ``body`` carries the present resourceVersion. ``guarded`` False is for the Lease alone."""
         call = _Call("PUT", resource.path(namespace, name), {}, orjson.dumps(body), guarded=guarded, timeout=timeout)
         return await self._write("update", resource, call)
 
-    async def delete(
-        self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None, propagation: Propagation = "Background"
-    ) -> None:
+    async def delete(self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None, propagation: Propagation = "Background") -> None:
         """Delete the object that has this uid (any, if None). Raises NotFound when there is none, Conflict when it has another uid."""
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         if uid:
@@ -329,13 +351,20 @@ class Client:
             self.before_write()
         return check
 
-    async def _arguments(self, call: _Call, timeout: aiohttp.ClientTimeout) -> dict[str, Any]:
+    async def _arguments(self, call: _Call, limits: aiohttp.ClientTimeout) -> dict[str, Any]:
         headers = {"Accept": call.accept, "User-Agent": self._agent}
         if call.body is not None:
             headers["Content-Type"] = call.content_type
         if bearer := await self._bearer():
             headers["Authorization"] = bearer
-        arguments: dict[str, Any] = {"method": call.method, "url": self._host + call.path, "params": call.query, "data": call.body, "headers": headers, "timeout": timeout}
+        arguments: dict[str, Any] = {
+            "method": call.method,
+            "url": self._host + call.path,
+            "params": call.query,
+            "data": call.body,
+            "headers": headers,
+            "timeout": limits,
+        }
         if self._configuration.tls_server_name:
             arguments["server_hostname"] = self._configuration.tls_server_name
         if self._rest.proxy:
@@ -344,7 +373,7 @@ class Client:
 
     async def _bearer(self) -> str | None:
         # asked before each request, so that the loaders' refresh hook runs
-        return cast("str | None", await self._configuration.get_api_key_with_prefix("BearerToken"))
+        return await self._configuration.get_api_key_with_prefix("BearerToken")
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:

@@ -130,7 +130,7 @@ class Informer(Generic[T]):
     def _put(self, key: str, raw: Object) -> None:
         try:
             new = self._transform(raw)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # one object that we cannot read must not blind us to all others; the last readable state stands
             _log.exception("cannot read %s %s", self.resource.kind, key)
             return
@@ -138,8 +138,8 @@ class Informer(Generic[T]):
             self._forget([key])
             return
         old = self._objects.get(key)
+        self._objects[key] = new
         if new != old:
-            self._objects[key] = new
             self._on_change(key, old, new)
 
     def _forget(self, keys: Iterable[str]) -> None:

@@ -68,7 +68,7 @@ class Lease:
     async def acquire(self) -> None:
         """Wait until we hold it, polling every ``renew`` seconds; no error of the API server ends the wait."""
         while not await self._attempt("cannot take the Lease", self._try_acquire):
-            await asyncio.sleep(self._renew * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, so that followers do not poll together
+            await self._pause(0.9, 1.0)
 
     async def run(self) -> None:
         """Renew until the Lease is lost (then ``lost`` is set) or the task is cancelled. Start it right after ``acquire``."""
@@ -77,7 +77,7 @@ class Lease:
                 await asyncio.wait_for(self.lost.wait(), self._renew)
                 return
             while not await self._attempt("cannot renew the Lease", self._try_renew) and not self.lost.is_set():
-                await asyncio.sleep(self._renew * random.uniform(0.1, 0.2))  # noqa: S311 - jitter
+                await self._pause(0.1, 0.2)
 
     async def release(self) -> None:
         """On a clean stop, after ``run`` has been cancelled: not held from this call on, and the record says so, if the API server answers."""
@@ -86,13 +86,16 @@ class Lease:
         if held and self._record is not None:
             await self._attempt("cannot release the Lease", lambda: self._put(self._spec(self._record or {}, holder="", duration=1)))
 
+    async def _pause(self, low: float, high: float) -> None:
+        await asyncio.sleep(self._renew * random.uniform(low, high))  # noqa: S311 - jitter, so that candidates do not poll together
+
     async def _attempt(self, what: str, step: Callable[[], Any]) -> bool:
         """One step within the request's time; whatever goes wrong is a failure, not an end."""
         try:
             async with asyncio.timeout(self._renew):
                 return bool(await step())
         except Exception as error:  # noqa: BLE001 - every exception is a failed renewal
-            _log.warning("%s %s/%s: %s", what, self._namespace, self._name, error or type(error).__name__)
+            _log.warning("%s %s/%s: %s", what, self._namespace, self._name, str(error) or type(error).__name__)
             return False
 
     async def _try_acquire(self) -> bool:
@@ -103,7 +106,7 @@ class Lease:
             return await self._create()
         self._observe(record)
         spec = record.get("spec") or {}
-        if spec.get("holderIdentity") and not self._expired(sent, spec):
+        if spec.get("holderIdentity") not in ("", None, self._identity) and not self._expired(sent, spec):
             return False
         transitions = int(spec.get("leaseTransitions") or 0) + 1
         return await self._put(self._spec(record, holder=self._identity, transitions=transitions, acquired=True))
@@ -170,5 +173,3 @@ class Lease:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-

@@ -10,9 +10,24 @@ from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.common import GROUP, VERSION
 
 __all__ = [
-    "ACCELERATOR_CLASSES", "CRDS", "DEPLOYMENTS", "ENDPOINT_SLICES", "EVENTS", "LEASES", "MODEL_POOLS", "NAMESPACES", "NODES", "OURS", "PODS", "ROUTING_POLICIES",
-    "SECRETS", "SERVICES", "Resource", "object_key", "of_kind",
-]  # fmt: skip
+    "ACCELERATOR_CLASSES",
+    "CRDS",
+    "DEPLOYMENTS",
+    "ENDPOINT_SLICES",
+    "EVENTS",
+    "LEASES",
+    "MODEL_POOLS",
+    "NAMESPACES",
+    "NODES",
+    "OURS",
+    "PODS",
+    "ROUTING_POLICIES",
+    "SECRETS",
+    "SERVICES",
+    "Resource",
+    "object_key",
+    "of_kind",
+]
 
 
 @dataclass(frozen=True, slots=True)

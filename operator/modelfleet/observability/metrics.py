@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
-    "CYCLES", "CYCLE_SECONDS", "DECIDER_SECONDS", "DEMAND_TOKENS", "ENDPOINT_UP", "HEARTBEAT", "INFLIGHT", "PLAN_ERRORS", "REQUESTS", "TTFT_SECONDS", "USAGE_TOKENS",
-    "USAGE_USD", "WRITES", "XDS_ACKED", "XDS_REJECTED",
+    "CYCLES", "CYCLE_SECONDS", "DECIDER_SECONDS", "DEMAND_TOKENS", "ENDPOINT_UP", "HEARTBEAT", "INFLIGHT", "LEADER", "LOOP_LAG", "PLAN_ERRORS",
+    "REQUESTS", "TTFT_SECONDS", "USAGE_TOKENS", "USAGE_USD", "WRITES", "XDS_ACKED", "XDS_REJECTED",
 ]
 
 REQUESTS: Final = "modelfleet_router_requests_total"
@@ -34,3 +34,8 @@ CYCLE_SECONDS: Final = "modelfleet_operator_cycle_seconds"
 WRITES: Final = "modelfleet_operator_writes_total"
 """counter {verb, kind}: calls that asked the API server to change something."""
 PLAN_ERRORS: Final = "modelfleet_operator_errors_total"
+"""counter {step=observe|plan|act|object}: what failed and will be tried again."""
+LOOP_LAG: Final = "modelfleet_operator_loop_lag_seconds"
+"""gauge: how late the event loop woke from its last nap."""
+LEADER: Final = "modelfleet_operator_leader"
+"""gauge: 1 while this process holds the Lease."""

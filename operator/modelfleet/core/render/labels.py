@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
-    "ACCELERATOR_CLASS", "COMPONENT", "FLAVOR", "GATEWAY_SELECTOR", "MANAGED_BY", "MANAGED_BY_VALUE", "MANAGER_CHILDREN", "MANAGER_NODES", "MANAGER_ROUTER_PREFIX",
-    "MANAGER_STATUS", "PAUSED", "POOL",
+    "ACCELERATOR_CLASS",
+    "COMPONENT",
+    "FLAVOR",
+    "GATEWAY_SELECTOR",
+    "MANAGED_BY",
+    "MANAGED_BY_VALUE",
+    "MANAGER_CHILDREN",
+    "MANAGER_NODES",
+    "MANAGER_ROUTER_PREFIX",
+    "MANAGER_STATUS",
+    "PAUSED",
+    "POOL",
 ]
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"

@@ -104,7 +104,7 @@ def decide(table: RoutingTable, facts: RequestFacts, decision_id: str, *, route_
     rule, why = _rule(entry, facts, trail)
     if rule is None:
         wanted: tuple[str, ...] = entry.policy.default_chain
-    elif rule.weights:
+    elif rule.weights and any(weight.percent for weight in rule.weights):
         wanted = _by_weight(rule, entry.policy.key, facts.session, capable, trail)
         why = why if why is DecisionReason.RULE_PINNED else DecisionReason.WEIGHTED
     else:

@@ -71,9 +71,10 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """What a decision may depend on. Tokens are estimates; ``model_span`` is where the top-level model's value lies in the body, quotes included, end exclusive.
+    """What a decision may depend on. Tokens are estimates.
 
-    ``output_tokens`` is what the client allows at most (0: it does not say). ``body_cut``: only the head was seen, so the flags are a guess on the safe side.
+    ``model_span``: where the top-level model's value lies in the body, quotes included, end exclusive. ``output_tokens``: what the client
+    allows at most (0: it does not say). ``body_cut``: only the head was seen, so the flags are a guess on the safe side.
     """
 
     model: str

@@ -24,7 +24,7 @@ local function find(text, wanted)
   local at, depth, key, steps = 1, 0, nil, 0
   while steps < 20000 do
     steps = steps + 1
-    local s = text:find('[%[%]{}",:]', at)
+    local s = text:find('[%[%]{}",]', at)
     if not s then return nil end
     local c = text:sub(s, s)
     at = s + 1
@@ -67,7 +67,6 @@ end
 local function with_usage(text)
   local s = find(text, "stream_options")
   if not s then
-    if text:find('"stream_options"', 1, true) and not text:find("^%s*{") then return text end
     return (text:gsub("{", '{"stream_options":{"include_usage":true},', 1))
   end
   if text:sub(s, s) ~= "{" then return text end
@@ -95,7 +94,6 @@ function envoy_on_request(handle)
   if s then text = text:sub(1, s - 1) .. '"' .. MODEL .. '"' .. text:sub(e + 1) end
   if read.stream == true and read.usage == nil then text = with_usage(text) end
   body:setBytes(text)
-  headers:replace("content-length", tostring(#text))
 end
 
 function envoy_on_response(handle)
@@ -105,11 +103,11 @@ function envoy_on_response(handle)
   if status ~= "401" and status ~= "403" then return end
   -- The key is ours: the client cannot mend it and must not read what is said about it.
   handle:streamInfo():dynamicMetadata():set(MINE, "key_refused", REMOTE)
-  local body = handle:body(true)
   headers:replace(":status", "502")
   headers:replace("x-modelfleet-key-refused", "1")
   headers:replace("content-type", "application/json")
-  body:setBytes(@REFUSED@)
+  headers:remove("www-authenticate")
+  handle:body(true):setBytes(@REFUSED@)
 end
 """
 
@@ -125,4 +123,4 @@ def rewrite(*, model: str, prefix: str, host: str | None, remote: str | None, re
 
 def _quoted(text: str) -> str:
     """A Lua string that cannot be left: every byte that is not plain is written as its number."""
-    return '"' + "".join(chr(b) if chr(b).isalnum() or chr(b) in "-_./: " else f"\\{b:03d}" for b in text.encode()) + '"'
+    return '"' + "".join(chr(b) if b < 128 and (chr(b).isalnum() or chr(b) in "-_./: ") else f"\\{b:03d}" for b in text.encode()) + '"'

@@ -26,8 +26,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="modelfleet: one model of cost, capacity and demand for a fleet of models on Kubernetes.",
-    epilog="Examples: modelfleet crds --check | modelfleet operator | modelfleet router | modelfleet version",
+    epilog="Examples: modelfleet top | modelfleet plan -f pool.yaml | modelfleet explain pool apps/coder | modelfleet crds --check",
 )
+explain = typer.Typer(no_args_is_help=True, help="Tell why: a pool's placement, or the way of one request.", rich_markup_mode=None)
+app.add_typer(explain, name="explain")
+
+Kubeconfig = Annotated[Path | None, typer.Option(help="Path of a kubeconfig; absent: KUBECONFIG, then ~/.kube/config.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace; absent: all.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,16 +79,45 @@ def crds(
         typer.echo(f"wrote {path}")
 
 
-@app.command(epilog="Example: modelfleet operator")
-def operator() -> None:
-    """Run the operator: places, scales and prices the pools of the cluster."""
-    _run("modelfleet.handlers.process", "run_operator")
+@app.command(epilog="Examples: modelfleet operator | modelfleet operator --kubeconfig ~/.kube/config --context lab")
+def operator(kubeconfig: Kubeconfig = None, context: Context = None) -> None:
+    """Run the operator: places, scales and prices the pools of the cluster. More is set by MODELFLEET_* variables."""
+    options = import_module("modelfleet.settings").operator_options(kubeconfig=kubeconfig, context=context)
+    raise typer.Exit(import_module("modelfleet.handlers.process").run_operator(options))
 
 
 @app.command(epilog="Example: modelfleet router")
 def router() -> None:
     """Run the router beside Envoy: compiles policies, decides requests, counts tokens."""
     _run("modelfleet.router.process", "run_router")
+
+
+@app.command(epilog="Examples: modelfleet top | modelfleet top -n apps --once | modelfleet top --once --json")
+def top(
+    namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None, *,
+    once: Annotated[bool, typer.Option("--once", help="Print once and end.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between looks.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show the pools, live: flavors, ready replicas, tokens per second, cost and the last reason."""
+    import_module("modelfleet.cli.fleet").top(kubeconfig, context, namespace, interval=None if once or as_json else interval, as_json=as_json)
+
+
+@app.command(epilog="Examples: modelfleet plan | modelfleet plan -f pool.yaml | modelfleet plan -f fleet/ --json")
+def plan(
+    files: Annotated[list[Path] | None, typer.Option("--file", "-f", help="Manifests (files or folders) to lay over the cluster before planning.")] = None,
+    kubeconfig: Kubeconfig = None, context: Context = None, *, as_json: AsJson = False,
+) -> None:
+    """Show what the operator would change now, or if these manifests were applied. Changes nothing."""
+    import_module("modelfleet.cli.fleet").plan(kubeconfig, context, files or [], as_json=as_json)
+
+
+@explain.command("pool", epilog="Examples: modelfleet explain pool apps/coder | modelfleet explain pool apps/coder --json")
+def explain_pool(
+    pool: Annotated[str, typer.Argument(help="<namespace>/<name> of a ModelPool.")], kubeconfig: Kubeconfig = None, context: Context = None, *, as_json: AsJson = False
+) -> None:
+    """Tell, flavor by flavor, why a pool runs where it runs."""
+    import_module("modelfleet.cli.fleet").explain_pool(kubeconfig, context, pool, as_json=as_json)
 
 
 def _run(module: str, function: str) -> None:

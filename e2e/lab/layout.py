@@ -1,0 +1,105 @@
+"""The OCI layout that holds the lab's images, and the way from there into a node without sending what the node has.
+
+A node's containerd keeps blobs by digest: an archive that leaves out the ones it has is imported just as well. So a change of
+the product's code sends a megabyte, not the Debian base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from e2e.lab.paths import cache_dir
+from e2e.lab.steps import LabError
+
+_REF = "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A built image: its short name and the reference pods use."""
+
+    name: str
+    ref: str
+
+
+def folder() -> Path:
+    """Where the layout lies; made by the first push."""
+    return cache_dir() / "images" / "layout"
+
+
+def holds(ref: str) -> bool:
+    """Whether the layout has this image."""
+    return any(m["annotations"].get(_REF) == ref for m in _index()["manifests"])
+
+
+def prune(repository: str, keep: int) -> list[str]:
+    """Forget all but the newest `keep` images of a repository and the blobs nothing needs; returns the forgotten references."""
+    index = _index()
+    mine = [m for m in index["manifests"] if m["annotations"].get(_REF, "").rpartition(":")[0] == repository]
+    old = mine[:-keep]
+    if old:
+        index["manifests"] = [m for m in index["manifests"] if m not in old]
+        (folder() / "index.json").write_text(json.dumps(index))
+        needed = {digest for m in index["manifests"] for digest in _blobs(m["digest"])}
+        for blob in (folder() / "blobs" / "sha256").iterdir():
+            if f"sha256:{blob.name}" not in needed:
+                blob.unlink()
+    return [m["annotations"][_REF] for m in old]
+
+
+def send(ref: str, has: set[str], importer: Sequence[str]) -> None:
+    """Stream the image, less the blobs in `has`, into the command `importer`. Raises LabError when that fails."""
+    manifest = next((m for m in _index()["manifests"] if m["annotations"].get(_REF) == ref), None)
+    if manifest is None:
+        raise LabError(f"{ref} has not been built: run `python -m e2e.lab build`")
+    named = {**manifest, "annotations": {"io.containerd.image.name": ref}}
+    # the manifest and configuration always travel: they are small, and the importer starts from them
+    layers = set(_layers(manifest["digest"]))
+    child = subprocess.Popen(list(importer), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stderr is not None
+    with contextlib.suppress(BrokenPipeError):  # the importer has ended: its status and its words say why
+        _write(child.stdin, named, [d for d in _blobs(manifest["digest"]) if d not in layers or d not in has])
+    error = child.stderr.read().decode(errors="replace")
+    if child.wait() != 0:
+        raise LabError(f"{ref} could not be imported: {error.strip()[-1000:]}")
+
+
+def _write(out: IO[bytes], manifest: dict[str, Any], digests: list[str]) -> None:
+    with tarfile.open(fileobj=out, mode="w|", bufsize=1 << 20) as tar:
+        texts = {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": {"schemaVersion": 2, "manifests": [manifest]}}
+        for name, content in texts.items():
+            data = json.dumps(content).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        for digest in digests:
+            tar.add(_path(digest), f"blobs/{digest.replace(':', '/')}")
+    out.close()
+
+
+def _index() -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder() / "index.json").read_text()))
+    except FileNotFoundError:
+        return {"schemaVersion": 2, "manifests": []}
+
+
+def _path(digest: str) -> Path:
+    return folder() / "blobs" / digest.replace(":", "/")
+
+
+def _layers(digest: str) -> list[str]:
+    return [layer["digest"] for layer in json.loads(_path(digest).read_text())["layers"]]
+
+
+def _blobs(digest: str) -> list[str]:
+    return [digest, json.loads(_path(digest).read_text())["config"]["digest"], *_layers(digest)]

@@ -1,0 +1,204 @@
+"""Status of a ModelPool: what is seen of it, and why it is so.
+
+Figures come from ``figures.py``; here are the flavors, the columns, the last decision and the conditions. Nothing depends
+on the clock but the times of transitions and decisions, which are set once.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from modelfleet.api.conditions import ConditionType, FlavorReason, ModelPoolReason
+from modelfleet.api.v1alpha1 import ModelPool
+from modelfleet.api.v1alpha1.modelpool import Flavor, FlavorStatus, LastDecision, ModelPoolStatus, Reason
+from modelfleet.core.economics.money import format_dollars
+from modelfleet.core.placement.decision import FlavorDecision, PoolDecision
+from modelfleet.core.placement.facts import EndpointFacts, PodFacts
+
+from .conditions import Finding, merge_conditions
+from .figures import Figures, paying_replicas
+
+__all__ = ["changed_replicas", "modelpool_status"]
+
+ONLY_THE_USER_CAN_HELP: Final = frozenset(
+    {
+        FlavorReason.CLASS_NOT_FOUND,
+        FlavorReason.NO_MATCHING_NODES,
+        FlavorReason.QUOTA_EXCEEDED,
+        FlavorReason.PODS_REFUSED,
+        FlavorReason.CRASH_LOOPING,
+        FlavorReason.KEY_REFUSED,
+        FlavorReason.SECRET_MISSING,
+        FlavorReason.AT_MAX,
+    },
+)
+MAX_REASONS: Final = 16
+
+
+def modelpool_status(pool: ModelPool, decision: PoolDecision, figures: Figures, selector: str, now: datetime) -> dict[str, Any]:
+    """The whole status. ``selector``: labels of the pool's pods, for the scale subresource."""
+    flavors = [_flavor_status(f, d, figures) for f, d in zip(pool.spec.flavors, decision.flavors, strict=True)]
+    pods = [f.facts for f in decision.flavors if isinstance(f.facts, PodFacts)]
+    generation = pool.metadata.generation
+    return ModelPoolStatus(
+        observed_generation=generation,
+        replicas=sum(p.live for p in pods),
+        ready=f"{decision.pods_ready}/{decision.wanted}" if pods else "-",
+        flavor_summary=_summary(decision),
+        decision_reason=str(decision.flavors[0].reason) if decision.wanted else str(ModelPoolReason.SCALED_TO_ZERO),
+        selector=selector,
+        served_names=[pool.spec.model.name],
+        tokens_per_second=figures.tokens_per_second,
+        flavors=flavors,
+        cost=figures.cost,
+        price=list(figures.prices),
+        last_decision=_last_decision(pool, decision, now),
+        conditions=merge_conditions(pool.status.conditions, _findings(pool, decision), now, generation),
+    ).to_wire()
+
+
+def changed_replicas(pool: ModelPool, decision: PoolDecision) -> tuple[tuple[FlavorDecision, int], ...]:
+    """Flavors whose desired replicas are not what the status says, with what it says."""
+    before = {f.name: f.desired for f in pool.status.flavors}
+    return tuple((f, before.get(f.name, 0)) for f in decision.flavors if f.desired != before.get(f.name, 0))
+
+
+def _flavor_status(flavor: Flavor, decision: FlavorDecision, figures: Figures) -> FlavorStatus:
+    facts = decision.facts
+    if isinstance(facts, EndpointFacts):
+        return FlavorStatus(
+            name=flavor.name,
+            desired=decision.desired,
+            reachable=facts.reachable,
+            concurrency=flavor.endpoint.concurrency if flavor.endpoint else None,
+            free_since=decision.free_since,
+            reason=str(decision.reason),
+            message=decision.message,
+        )
+    per_hour = figures.replica_per_hour.get(flavor.name)
+    full_load = figures.full_load.get(flavor.name)
+    capacity = flavor.capacity
+    return FlavorStatus(
+        name=flavor.name,
+        desired=decision.desired,
+        ready=facts.ready,
+        starting=facts.starting + facts.failing,
+        pending=facts.pending,
+        draining=facts.draining,
+        devices_per_replica=flavor.devices or 1,
+        tokens_per_second=capacity.tokens_per_second if capacity else None,
+        concurrency=capacity.concurrency if capacity else None,
+        capacity_source="Declared" if capacity else None,
+        cost_per_hour=None if per_hour is None else format_dollars(per_hour * paying_replicas(facts)),
+        per_million_at_full_load=None if full_load is None else format_dollars(full_load.output_per_million),
+        free_since=decision.free_since,
+        retry_after=decision.retry_after,
+        reason=str(decision.reason),
+        message=decision.message,
+    )
+
+
+def _summary(decision: PoolDecision) -> str:
+    """``h100:2 l4:1``; an endpoint that stands in is named without a count, for it has no replicas."""
+    used = [f.name if isinstance(f.facts, EndpointFacts) else f"{f.name}:{f.desired}" for f in decision.flavors if f.desired]
+    return " ".join(used) or "-"
+
+
+def _last_decision(pool: ModelPool, decision: PoolDecision, now: datetime) -> LastDecision | None:
+    changed = changed_replicas(pool, decision)
+    if not changed:
+        return pool.status.last_decision
+    moves = ", ".join(f"{f.name} {before} -> {f.desired}" for f, before in changed)
+    first = decision.flavors[0]
+    why = next((f"{f.name}: {f.message}" for f in decision.flavors if f.message), f"{first.name}: {first.reason}")
+    reasons = [Reason(code=str(f.reason), flavor=f.name, detail=f.message) for f in decision.flavors][:MAX_REASONS]
+    return LastDecision(time=now.replace(microsecond=0), summary=f"{moves} ({why})", reasons=reasons)
+
+
+def _findings(pool: ModelPool, decision: PoolDecision) -> list[Finding]:
+    progressing = _progressing(decision)
+    return [
+        _ready(decision),
+        progressing,
+        Finding(ConditionType.RECONCILING, progressing.status, progressing.reason, progressing.message),
+        _degraded(decision),
+        _stalled(decision),
+        _paused(pool),
+        _placed(decision),
+        _workloads_ready(decision),
+        _endpoints_reachable(decision),
+    ]
+
+
+def _ready(decision: PoolDecision) -> Finding:
+    usable = [f.name for f in decision.flavors if isinstance(f.facts, EndpointFacts) and f.facts.down is None]
+    if decision.pods_ready:
+        return Finding(ConditionType.READY, True, ModelPoolReason.SERVING, f"{decision.pods_ready} of {decision.wanted} replicas ready")
+    if usable:
+        return Finding(ConditionType.READY, True, ModelPoolReason.ENDPOINT_SERVING, f"no pod is ready; {usable[0]} serves")
+    if decision.wanted == 0:
+        return Finding(ConditionType.READY, False, ModelPoolReason.SCALED_TO_ZERO, "0 replicas are wanted")
+    return Finding(ConditionType.READY, False, ModelPoolReason.NOTHING_READY, f"0 of {decision.wanted} replicas ready")
+
+
+def _progressing(decision: PoolDecision) -> Finding:
+    for flavor in decision.flavors:
+        facts = flavor.facts
+        if not isinstance(facts, PodFacts):
+            continue
+        if facts.ready != flavor.desired:
+            return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{flavor.name}: {facts.ready} ready of {flavor.desired} desired")
+        if facts.draining:
+            return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{flavor.name}: {facts.draining} draining")
+    if decision.unplaced:
+        return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{decision.unplaced} replicas wait for a place")
+    return Finding(ConditionType.PROGRESSING, False, ModelPoolReason.CONVERGED)
+
+
+def _degraded(decision: PoolDecision) -> Finding:
+    missing = decision.wanted - decision.pods_ready - decision.stands_in
+    if missing > 0:
+        return Finding(ConditionType.DEGRADED, True, ModelPoolReason.TOO_FEW_READY, f"{missing} of {decision.wanted} replicas do not serve")
+    return Finding(ConditionType.DEGRADED, False, ModelPoolReason.AS_PROMISED)
+
+
+def _stalled(decision: PoolDecision) -> Finding:
+    if decision.unplaced and all(f.reason in ONLY_THE_USER_CAN_HELP for f in decision.flavors):
+        return Finding(ConditionType.STALLED, True, ModelPoolReason.NO_USABLE_FLAVOR, _why_each(decision))
+    return Finding(ConditionType.STALLED, False, ModelPoolReason.NOT_STALLED)
+
+
+def _paused(pool: ModelPool) -> Finding:
+    if pool.paused:
+        return Finding(ConditionType.PAUSED, True, ModelPoolReason.PAUSED_BY_ANNOTATION, "nothing is written to its children")
+    return Finding(ConditionType.PAUSED, False, ModelPoolReason.NOT_PAUSED)
+
+
+def _placed(decision: PoolDecision) -> Finding:
+    if decision.unplaced:
+        return Finding(ConditionType.PLACED, False, ModelPoolReason.UNPLACED, f"{decision.unplaced} of {decision.wanted} replicas: {_why_each(decision)}")
+    return Finding(ConditionType.PLACED, True, ModelPoolReason.ALL_PLACED)
+
+
+def _workloads_ready(decision: PoolDecision) -> Finding:
+    ready, desired = decision.pods_ready, decision.pods_desired
+    if ready < desired:
+        return Finding(ConditionType.WORKLOADS_READY, False, ModelPoolReason.STARTING, f"{ready} of {desired} ready")
+    return Finding(ConditionType.WORKLOADS_READY, True, ModelPoolReason.ALL_READY)
+
+
+def _endpoints_reachable(decision: PoolDecision) -> Finding:
+    endpoints = [f for f in decision.flavors if isinstance(f.facts, EndpointFacts)]
+    if not endpoints:
+        return Finding(ConditionType.ENDPOINTS_REACHABLE, True, ModelPoolReason.NO_ENDPOINTS)
+    for flavor in endpoints:
+        if isinstance(flavor.facts, EndpointFacts) and flavor.facts.down is not None:
+            return Finding(ConditionType.ENDPOINTS_REACHABLE, False, str(flavor.facts.down.reason), f"{flavor.name}: {flavor.facts.down.message}")
+    if any(isinstance(f.facts, EndpointFacts) and f.facts.reachable is None for f in endpoints):
+        return Finding(ConditionType.ENDPOINTS_REACHABLE, None, ModelPoolReason.NOT_OBSERVED, "no gateway has used it yet")
+    return Finding(ConditionType.ENDPOINTS_REACHABLE, True, ModelPoolReason.REACHABLE)
+
+
+def _why_each(decision: PoolDecision) -> str:
+    return "; ".join(f"{f.name}: {f.message or f.reason}" for f in decision.flavors)

@@ -1,0 +1,176 @@
+"""The router's process: what it watches, what it runs, what ends it.
+
+Watches pools, policies, endpoint slices and named Secrets; compiles on change (one batch window of 20 ms) into its own Envoy; answers Checks,
+counts access logs, probes remote endpoints, writes its entry into policies' status. SIGTERM ends it: not ready, drain, stop. A task that ends by
+itself ends the process with 1. Losing the API server or Envoy ends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import uvicorn
+
+from modelfleet.core.routing.compile import compile_routes
+from modelfleet.core.routing.ir import RoutingPlan, SecretRef
+from modelfleet.core.routing.xds import GatewaySettings
+from modelfleet.kube.changes import Changes, Window
+from modelfleet.kube.client import Client
+from modelfleet.observability.logging import configure
+
+from .ads import AdsServer
+from .authz import Decider
+from .health import EndpointHealth, Prober
+from .http import http_app
+from .metrics import RouterMetrics
+from .report import Reporter, Running
+from .settings import RouterSettings, read_settings
+from .usage import UsageReceiver
+from .watches import Watches
+
+__all__ = ["Router", "run_router"]
+
+_log = logging.getLogger(__name__)
+_WINDOW = Window(idle=0.02, cap=0.2)
+
+
+class Router:
+    """One router beside one Envoy."""
+
+    def __init__(self, settings: RouterSettings, client: Client) -> None:
+        self.settings = settings
+        self.metrics = RouterMetrics()
+        self.decider = Decider(self.metrics.decisions.observe)
+        self.changes = Changes(_WINDOW)
+        self.watches = Watches(client, settings.namespaces, self.changes.add)
+        gateway = GatewaySettings(run_dir=settings.run_dir, port=settings.envoy_port, max_body_bytes=settings.max_body_bytes, ca_file=settings.ca_file)
+        self.ads = AdsServer(gateway, on_change=self._acknowledged)
+        self.health = EndpointHealth(self.metrics)
+        self.usage = UsageReceiver(self.metrics, self.health)
+        self.prober = Prober(self.health, settings.ca_file)
+        self.reporter = Reporter(client, settings.pod, lambda: self.watches.policies)
+        self.leaving = False
+        self._plan = RoutingPlan(version="")
+        self._pushed: tuple[RoutingPlan, Mapping[SecretRef, tuple[str, bytes]]] | None = None
+        self._missing: Mapping[str, tuple[str, ...]] = {}
+        self._acked: Mapping[str, str] = {}
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Serve until ``stop`` is set; the exit code."""
+        authz = await self._start_servers()
+        server = _Http(uvicorn.Config(self._http(), host=self.settings.http_host, port=self.settings.http_port, log_config=None, access_log=False))
+        work: list[Coroutine[Any, Any, Any]] = [self.watches.run(), self._follow(), self.reporter.run(), self.prober.run(), server.serve(), stop.wait()]
+        tasks = [asyncio.create_task(item) for item in work]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        failed = [task for task in done if task is not tasks[-1]]
+        for task in failed:
+            _log.error("a task of the router has ended: %s", task.exception() or "without an error")
+        self.leaving = True
+        if not failed:
+            await asyncio.sleep(self.settings.drain)
+        server.should_exit = True
+        await authz.stop(grace=1.0)
+        await self.ads.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return 1 if failed else 0
+
+    async def _start_servers(self) -> grpc.aio.Server:
+        run_dir = Path(self.settings.run_dir)
+        await self.ads.start(str(run_dir / "ads.sock"), self.usage.add_to)
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", self.settings.max_body_bytes + 1024 * 1024)])
+        self.decider.add_to(server)
+        path = run_dir / "authz.sock"
+        path.unlink(missing_ok=True)
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+        path.chmod(0o660)
+        return server
+
+    def _http(self) -> Any:
+        return http_app(self.decider, self.metrics.registry, ready=lambda: self.ads.ready and not self.leaving, alive=lambda: not self.leaving)
+
+    async def _follow(self) -> None:
+        """Compile on change. The first push waits for every watch, so that a restart never empties an Envoy."""
+        await self.watches.synced()
+        await self._compile()
+        gc.collect()
+        gc.freeze()
+        while True:
+            await self.changes.wait()
+            await self._compile()
+
+    async def _compile(self) -> None:
+        world, secrets, self._missing = self.watches.observe()
+        plan = compile_routes(world)
+        if self._pushed != (plan, secrets):
+            self._plan, self._pushed = plan, (plan, secrets)
+            self.usage.use(plan)
+            self.prober.watch(plan.remote_clusters, secrets)
+            await self.ads.publish(plan, secrets)
+            _log.info("plan %s: %d policies, %d clusters", plan.version, len(plan.policies), len(plan.pod_clusters) + len(plan.remote_clusters))
+        self._tell()
+
+    def _acknowledged(self) -> None:
+        """Envoy took or refused something, came or went."""
+        acked = dict(self.ads.acked)
+        if acked and acked != self._acked:
+            self.metrics.xds_acked.inc()
+            self._acked = acked
+        refused = self.ads.refusals - int(self.metrics.xds_rejected._value.get())  # noqa: SLF001 - the counter's own value is the last seen
+        if refused > 0:
+            self.metrics.xds_rejected.inc(refused)
+        self._tell()
+
+    def _tell(self) -> None:
+        """The decider may name only what Envoy runs; status says what that is."""
+        running = self.ads.running
+        policies = tuple(p if running[p.key].version == p.version else running[p.key] for p in self._plan.policies if p.key in running)
+        self.decider.use(replace(self._plan, policies=policies))
+        if self.ads.ready:
+            acked, rejected = self.ads.acked, self.ads.rejected
+            self.reporter.tell({
+                p.key: Running(
+                    generation=running[p.key].generation if p.key in acked else 0,
+                    version=acked.get(p.key, ""),
+                    rejected=rejected.get(p.key),
+                    missing=self._missing.get(p.key, ()),
+                )
+                for p in self._plan.policies
+            })
+
+
+class _Http(uvicorn.Server):
+    """Leaves signals to the process."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def run_router() -> int:
+    """Run the router until SIGTERM or SIGINT; the exit code."""
+    settings = read_settings(os.environ)
+    configure(settings.log_level)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: RouterSettings) -> int:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    client = await Client.connect("router", settings.kubeconfig)
+    try:
+        return await Router(settings, client).run(stop)
+    finally:
+        await client.close()

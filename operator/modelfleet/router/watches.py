@@ -1,0 +1,103 @@
+"""What a router sees of the API server: pools, policies, endpoint slices, and the Secrets these name -> one ``RoutingWorld``.
+
+Decided here: which collections are watched and that nothing may be compiled before all of them were listed once. An object that cannot be read
+keeps its last readable form. While the API server is away, what was seen last stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, TypeVar
+
+from modelfleet.api.parse import InvalidObject, parse
+from modelfleet.api.v1alpha1 import ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1.common import Kind
+from modelfleet.core.render.labels import POOL
+from modelfleet.core.routing.ir import Address, RoutingWorld, SecretRef
+from modelfleet.kube.client import Client
+from modelfleet.kube.informer import Informer
+from modelfleet.kube.records import Endpoints, endpoints_of
+from modelfleet.kube.resources import ENDPOINT_SLICES, MODEL_POOLS, ROUTING_POLICIES
+
+from .secrets import SecretWatches, missing_secrets, wanted_secrets
+
+__all__ = ["Watches"]
+
+KindT = TypeVar("KindT", bound=Kind)
+
+
+class Watches:
+    """The watches of one router. ``on_news(key)`` hears every difference."""
+
+    def __init__(self, client: Client, namespaces: tuple[str, ...], on_news: Callable[[str], None]) -> None:
+        def hear(key: str, _old: object, _new: object) -> None:
+            on_news(key)
+
+        scopes: tuple[str | None, ...] = namespaces or (None,)
+        self._pools = [Informer(client, MODEL_POOLS, _reader(ModelPool), hear, namespace=n) for n in scopes]
+        self._policies = [Informer(client, ROUTING_POLICIES, _reader(RoutingPolicy), hear, namespace=n) for n in scopes]
+        self._slices: list[Informer[Endpoints]] = [
+            Informer(client, ENDPOINT_SLICES, endpoints_of, hear, namespace=n, label_selector=POOL) for n in scopes
+        ]
+        self._informers: list[Informer[Any]] = [*self._pools, *self._policies, *self._slices]
+        self.secrets = SecretWatches(client, lambda: on_news("secrets"))
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for informer in self._informers:
+                    group.create_task(informer.run(), name=f"watch {informer.resource.plural}")
+        finally:
+            self.secrets.stop()
+
+    async def synced(self) -> None:
+        """Wait until everything was listed once; Secrets for 3 s at most."""
+        for informer in self._informers:
+            await informer.synced.wait()
+        self.secrets.want(self._refs())
+        await self.secrets.settle()
+
+    @property
+    def policies(self) -> Mapping[str, RoutingPolicy]:
+        """Policies by key."""
+        return {key: policy for informer in self._policies for key, policy in informer.objects.items()}
+
+    def observe(self) -> tuple[RoutingWorld, dict[SecretRef, tuple[str, bytes]], dict[str, tuple[str, ...]]]:
+        """The world now, the Secrets' values beside it (they never enter a world), and what each policy lacks."""
+        pools = {key: pool for informer in self._pools for key, pool in informer.objects.items()}
+        policies = self.policies
+        wanted = wanted_secrets(policies.values(), pools)
+        refs = set(chain.from_iterable(wanted.values()))
+        self.secrets.want(refs)
+        values = self.secrets.values(sorted(refs))
+        world = RoutingWorld(
+            pools=tuple(pool for _, pool in sorted(pools.items())),
+            policies=tuple(policy for _, policy in sorted(policies.items())),
+            addresses=self._addresses(),
+            secrets=frozenset(values),
+        )
+        return world, values, missing_secrets(wanted, values)
+
+    def _addresses(self) -> dict[str, tuple[Address, ...]]:
+        ready: dict[str, set[Address]] = {}
+        for informer in self._slices:
+            for endpoints in informer.objects.values():
+                ready.setdefault(endpoints.pool, set()).update(endpoints.addresses)
+        return {pool: tuple(sorted(addresses)) for pool, addresses in sorted(ready.items())}
+
+    def _refs(self) -> set[SecretRef]:
+        pools = {key: pool for informer in self._pools for key, pool in informer.objects.items()}
+        return set(chain.from_iterable(wanted_secrets(self.policies.values(), pools).values()))
+
+
+def _reader(kind: type[KindT]) -> Callable[[dict[str, Any]], KindT]:
+    def read(raw: dict[str, Any]) -> KindT:
+        parsed = parse(kind, raw)
+        if isinstance(parsed, InvalidObject):
+            raise ValueError("; ".join(parsed.errors))  # noqa: TRY004 - the informer keeps the last readable form
+        return parsed
+
+    return read

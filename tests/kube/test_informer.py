@@ -1,0 +1,129 @@
+"""The informer against a real API server whose network is taken away: nothing stays that a list lacks, and silence is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from modelfleet.kube.client import Client
+from modelfleet.kube.informer import Informer
+from modelfleet.kube.resources import SECRETS, Resource
+from tests.kube.waiting import compact, config_map, eventually
+from tests.support.apiserver import ApiServer
+from tests.support.proxy import TcpProxy
+
+MAPS = Resource("", "v1", "configmaps", "ConfigMap")
+
+
+def data_of(raw: dict[str, Any]) -> dict[str, str] | None:
+    return None if (raw.get("data") or {}).get("hidden") else raw.get("data") or {}
+
+
+@asynccontextmanager
+async def running(client: Client, namespace: str, **settings: Any) -> AsyncIterator[tuple[Informer[dict[str, str]], list[tuple[str, Any, Any]]]]:
+    changes: list[tuple[str, Any, Any]] = []
+    informer = Informer(client, MAPS, data_of, lambda *change: changes.append(change), namespace=namespace, **settings)
+    task = asyncio.create_task(informer.run())
+    try:
+        await asyncio.wait_for(informer.synced.wait(), 20)
+        yield informer, changes
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_follows_what_happens_and_tells_each_difference_once(client: Client, namespace: str) -> None:
+    await client.create(MAPS, namespace, config_map("old", a="1"))
+    async with running(client, namespace) as (informer, changes):
+        key = f"{namespace}/old"
+        assert informer.objects == {key: {"a": "1"}}
+        assert informer.fresh(60)
+        await client.merge_patch(MAPS, namespace, "old", {"metadata": {"labels": {"noise": "1"}}})
+        await client.merge_patch(MAPS, namespace, "old", {"data": {"a": "2"}})
+        await client.merge_patch(MAPS, namespace, "old", {"data": {"hidden": "yes"}})
+        await client.merge_patch(MAPS, namespace, "old", {"data": {"hidden": None}})
+        await client.delete(MAPS, namespace, "old")
+        await eventually(lambda: len(changes) == 5, f"five changes: {changes}")
+        assert changes == [
+            (key, None, {"a": "1"}),
+            (key, {"a": "1"}, {"a": "2"}),
+            (key, {"a": "2"}, None),
+            (key, None, {"a": "2"}),
+            (key, {"a": "2"}, None),
+        ]
+        assert informer.lists == 1
+
+
+async def test_a_watch_that_ends_goes_on_where_it_ended(client: Client, namespace: str) -> None:
+    async with running(client, namespace, watch_seconds=4) as (informer, changes):
+        await eventually(lambda: informer.bookmarks >= 1 and informer.watches >= 2, "a bookmark, and the watch is reopened", 40)
+        await client.create(MAPS, namespace, config_map("late"))
+        await eventually(lambda: changes, "the later watch hears")
+        assert informer.lists == 1
+
+
+async def test_what_vanished_in_a_gap_that_ends_in_410_is_gone(make_apiserver: Callable[..., ApiServer], tmp_path: Path) -> None:
+    server = make_apiserver(flags=("--watch-cache=false",))
+    direct = await Client.connect("test", server.kubeconfig)
+    for name in ("kept", "ghost"):
+        await direct.create(MAPS, "default", config_map(name))
+    async with TcpProxy(server.url) as proxy:
+        client = await Client.connect("test", proxy.kubeconfig(tmp_path, server))
+        async with running(client, "default") as (informer, changes):
+            assert set(informer.objects) == {"default/kept", "default/ghost"}
+            proxy.refuse()
+            await direct.delete(MAPS, "default", "ghost")
+            await direct.create(MAPS, "default", config_map("new"))
+            _, newest = await direct.list(MAPS, "default")
+            compact(server, newest)
+            await proxy.listen()
+            await eventually(lambda: "default/new" in informer.objects, "listed again", 30)
+            assert set(informer.objects) == {"default/kept", "default/new"}
+            assert informer.lists == 2
+            assert ("default/ghost", {}, None) in changes
+        await client.close()
+    await direct.close()
+
+
+async def test_a_silent_watch_is_reopened_and_misses_nothing(apiserver_with_crds: ApiServer, client: Client, namespace: str, tmp_path: Path) -> None:
+    async with TcpProxy(apiserver_with_crds.url) as proxy:
+        behind = await Client.connect("test", proxy.kubeconfig(tmp_path, apiserver_with_crds))
+        async with running(behind, namespace, silence=1.0) as (informer, _):
+            await eventually(lambda: informer.watches >= 1, "watching")
+            proxy.blackhole()
+            await client.create(MAPS, namespace, config_map("unheard"))
+            before = informer.watches
+            await eventually(lambda: informer.watches > before, "silence is noticed")
+            proxy.cut()
+            proxy.resume()
+            await eventually(lambda: f"{namespace}/unheard" in informer.objects, "what was swallowed is heard again", 40)
+        await behind.close()
+
+
+async def test_an_object_that_cannot_be_read_does_not_blind_us(client: Client, namespace: str) -> None:
+    def picky(raw: dict[str, Any]) -> str:
+        return str(raw["data"]["must"])
+
+    informer = Informer(client, MAPS, picky, lambda *_: None, namespace=namespace)
+    await client.create(MAPS, namespace, config_map("bad"))
+    await client.create(MAPS, namespace, config_map("good", must="1"))
+    task = asyncio.create_task(informer.run())
+    await eventually(lambda: informer.objects == {f"{namespace}/good": "1"}, "the readable one is there")
+    task.cancel()
+
+
+async def test_watches_one_secret_by_name(client: Client, namespace: str) -> None:
+    for name in ("mine", "other"):
+        await client.create(SECRETS, namespace, {"metadata": {"name": name}, "stringData": {"k": name}})
+    informer = Informer(client, SECRETS, lambda raw: raw["data"]["k"], lambda *_: None, namespace=namespace, field_selector="metadata.name=mine")
+    task = asyncio.create_task(informer.run())
+    await eventually(informer.synced.is_set, "synced")
+    await client.merge_patch(SECRETS, namespace, "other", {"stringData": {"k": "x"}})
+    await client.merge_patch(SECRETS, namespace, "mine", {"stringData": {"k": "y"}})
+    await eventually(lambda: informer.objects == {f"{namespace}/mine": "eQ=="}, "rotated")
+    task.cancel()
