@@ -48,6 +48,10 @@ contracts: venv
 drift: venv
 	@$(BIN)/modelfleet crds --check
 
+chart: venv  ## bring the chart's copies up to date: accelerator classes and Envoy's bootstrap
+	@cp policies/accelerators/*.yaml charts/modelfleet/files/accelerators/
+	@$(BIN)/python -c "from modelfleet.core.routing.bootstrap import bootstrap_text; print(bootstrap_text('modelfleet-gateway'), end='')" > charts/modelfleet/files/envoy.yaml
+
 crds: venv  ## regenerate crds/ and the CRD chart from the models
 	@$(BIN)/modelfleet crds
 
@@ -61,4 +65,4 @@ lab-up: venv  ## only the cluster
 lab-down: venv
 	@$(BIN)/python -m e2e.lab down
 
-.PHONY: help venv demo demo-down test check format lint types contracts drift crds lock lab-up lab-down
+.PHONY: help venv demo demo-down test check format lint types contracts drift chart crds lock lab-up lab-down

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,10 @@ QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("What is the capital of France? (streamed)", {"stream": True}),
     (LONG, {"max_tokens": 32}),
     ("Is water wet? (canary by header)", {"headers": {"x-canary": "1"}}),
-    ("Say hello to the big model. (asked by a request with tools)", {"tools": [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": "none"}),
+    (
+        "Say hello to the big model. (asked by a request with tools)",
+        {"tools": [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": "none"},
+    ),
 )
 
 
@@ -40,7 +44,7 @@ def step(what: str) -> Any:
 
 def up() -> Fleet:
     """Cluster, charts, example fleet; each part is left alone where it already stands."""
-    import os  # noqa: PLC0415
+    import os
 
     if os.environ.get("CLUSTER", "lab") == "lab":
         for verb in ("up", "build"):
@@ -67,32 +71,45 @@ def ask_all(fleet: Fleet) -> list[tuple[str, Answer]]:
 
 def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
     """The one screen: pools, answers, why."""
-    pools = Table("POOL", "FLAVORS", "READY", "$/H", "$/1M LIVE", "$/1M FULL", "WHY", title="The fleet", title_justify="left")
+    console.rule("the fleet", align="left")
+    pools = Table("POOL", "FLAVORS", "READY", "$/HOUR", "$/1M TOKENS, LAST 10 MIN", "$/1M AT FULL LOAD", box=SIMPLE_HEAD, pad_edge=False)
+    reasons = []
     for name in ("small", "boss"):
         status = fleet.pool(name)["status"]
         cost = status.get("cost", {})
         full = ", ".join(f"{f['name']} {f['perMillionAtFullLoad']}" for f in status["flavors"] if f.get("perMillionAtFullLoad"))
         live = cost.get("perMillionTokens", {}).get("live", "-")
-        why = (status.get("lastDecision") or {}).get("summary") or status.get("decisionReason", "")
-        pools.add_row(f"{DEMO}/{name}", status.get("flavorSummary", ""), status.get("ready", ""), cost.get("perHour", "-"), live, full, why)
+        pools.add_row(f"[bold]{DEMO}/{name}", status.get("flavorSummary", ""), status.get("ready", ""), cost.get("perHour", "-"), live, full)
+        reasons.append(f"[bold]{DEMO}/{name}[/] {(status.get('lastDecision') or {}).get('summary', '')} [dim]({status.get('decisionReason', '')})[/]")
     console.print(pools)
-    answers = Table("QUESTION", "ANSWERED BY", "TOKENS IN/OUT", "COST", "WHY", title="The answers", title_justify="left")
-    for shown, a in asked:
-        cost = "-" if a.cost_micro_usd is None else f"${a.cost_micro_usd / 1e6:.6f}"
-        answers.add_row(shown, f"[bold]{a.pool}[/] on [cyan]{a.flavor}[/]", f"{a.input_tokens}/{a.output_tokens}", cost, words(a.decision))
-    console.print(answers)
+    for reason in reasons:
+        console.print(reason, soft_wrap=True)
+    console.rule("the answers", align="left")
+    for number, (shown, a) in enumerate(asked, 1):
+        cost = "no price" if a.cost_micro_usd is None else f"${a.cost_micro_usd / 1e6:.6f}"
+        text = " ".join(a.text.split())
+        console.print(f"{number}. {shown}", markup=False, soft_wrap=True)
+        console.print(
+            f"   [bold]{a.pool}[/] on [cyan]{a.flavor}[/]: {a.input_tokens} tokens in, {a.output_tokens} out, [yellow]{cost}[/]; {words(a.decision)}",
+            soft_wrap=True,
+        )
+        console.print(f"   {text[:100]}", style="dim", markup=False, soft_wrap=True)
+    console.rule(align="left")
     console.print("Try next:")
-    lab = fleet.cluster.lab
-    export = f"export KUBECONFIG={lab.kubeconfig}; " if lab else ""
-    console.print(f"  [bold]{export}kubectl get mp,rp,acc -A[/]", soft_wrap=True)
-    console.print(f"  [bold]{export}.venv/bin/modelfleet explain pool {DEMO}/boss[/]", soft_wrap=True)
-    console.print(f"  [bold]curl -s {fleet.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"auto\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}' -i[/]", soft_wrap=True)
+    export = f"export KUBECONFIG={fleet.cluster.kubeconfig}; " if fleet.cluster.lab else ""
+    body = '{"model":"auto","messages":[{"role":"user","content":"Hello!"}]}'
+    for command in (
+        f"{export}kubectl get mp,rp,acc -A",
+        f"{export}.venv/bin/modelfleet explain pool {DEMO}/boss",
+        f"curl -si {fleet.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+    ):
+        console.print(f"  {command}", style="bold", markup=False, soft_wrap=True)
     console.print("[dim]make demo-down removes everything.[/]")
 
 
 def down() -> None:
     """Remove the example and the product; the lab goes as a whole."""
-    import os  # noqa: PLC0415
+    import os
 
     if os.environ.get("CLUSTER", "lab") == "lab":
         subprocess.run([sys.executable, "-m", "e2e.lab", "down"], check=True)

@@ -51,7 +51,8 @@ class Fleet:
     # -- bringing it up ---------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Install or upgrade both charts and wait for their Deployments."""
+        """Install or upgrade both charts and wait for their Deployments. The example's namespace comes first: the gateway's grant on Secrets lies in it."""
+        self.apply(*(o for o in self.example() if o["kind"] == "Namespace"))
         self.cluster.helm("upgrade", "--install", "modelfleet-crds", str(ROOT / "charts" / "modelfleet-crds"), "-n", SYSTEM, "--create-namespace", "--wait")
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
             yaml.safe_dump(self.chart_values(), values)
@@ -102,7 +103,7 @@ class Fleet:
 
     def settle(self, timeout: float = 240) -> None:
         """Until the fleet stands as the example wants it: every pool on its first flavor, nothing starting or leaving, the endpoint reachable."""
-        wait_until(lambda: self._settled(), timeout, "the example fleet to settle", explain=lambda: self.cluster.kubectl("get", "mp,pods", "-n", DEMO, check=False))
+        wait_until(self._settled, timeout, "the example fleet to settle", explain=lambda: self.cluster.kubectl("get", "mp,pods", "-n", DEMO, check=False))
 
     def _settled(self) -> bool:
         for pool in self.cluster.get("modelpools", namespace=DEMO)["items"]:
@@ -134,7 +135,9 @@ class Fleet:
             self._gateway = self.cluster.service_url(SYSTEM, "modelfleet-gateway", 80)
         return self._gateway
 
-    def ask(self, prompt: str, *, model: str = "auto", stream: bool = False, headers: dict[str, str] | None = None, timeout: float = 120, **options: Any) -> Answer:
+    def ask(
+        self, prompt: str, *, model: str = "auto", stream: bool = False, headers: dict[str, str] | None = None, timeout: float = 120, **options: Any
+    ) -> Answer:
         """Ask through the gateway with the official OpenAI client, which is told not to retry: a failed request is seen."""
         client = OpenAI(base_url=f"{self.gateway}/v1", api_key="unused", max_retries=0, timeout=timeout)
         options.setdefault("max_tokens", 48)
@@ -160,7 +163,9 @@ class Fleet:
         namespace, pool, flavor = headers["x-modelfleet-served"].split("/")
         decision = dict(part.split("=", 1) for part in headers["x-modelfleet-decision"].split(";") if "=" in part)
         spent = (usage.prompt_tokens, usage.completion_tokens)
-        return Answer(text.strip(), model, f"{namespace}/{pool}", flavor, decision, int(headers["x-modelfleet-attempts"]), *spent, self._cost(pool, flavor, *spent))
+        return Answer(
+            text.strip(), model, f"{namespace}/{pool}", flavor, decision, int(headers["x-modelfleet-attempts"]), *spent, self._cost(pool, flavor, *spent)
+        )
 
     def _cost(self, pool: str, flavor: str, tokens_in: int, tokens_out: int) -> float | None:
         for price in self.pool(pool)["status"].get("price", []):
@@ -215,9 +220,11 @@ def _image(reference: str) -> dict[str, str]:
 
 
 WHY = {
-    "InListedOrder": "rule {rule} lists {chain}",
-    "Weighted": "rule {rule} draws by weight, and the session drew {chain}",
-    "DefaultChain": "no rule matched; the default chain is {chain}",
+    "RuleMatched": "rule {rule} matches; it lists {chain}",
+    "RulePinned": "the entrypoint pins rule {rule}; it lists {chain}",
+    "Weighted": "rule {rule} draws by weight; this session drew {chain}",
+    "DefaultChain": "no rule matches; the default chain is {chain}",
+    "BodyCut": "the body was too long to read whole; the default chain is {chain}",
     "DeciderLost": "the decider was away: Envoy's own static chain served",
 }
 

@@ -38,7 +38,9 @@ def test_usage_in_our_metrics_is_what_the_server_reported(fleet: Fleet) -> None:
     before = counted("input"), counted("output")
     answers: list[Answer] = [fleet.ask(f"Say {n}.", stream=n % 2 == 0) for n in range(6)]
     expected = before[0] + sum(a.input_tokens for a in answers), before[1] + sum(a.output_tokens for a in answers)
-    wait_until(lambda: (counted("input"), counted("output")) == expected, 20, f"metrics to reach {expected}", explain=lambda: (counted("input"), counted("output")))
+    wait_until(
+        lambda: (counted("input"), counted("output")) == expected, 20, f"metrics to reach {expected}", explain=lambda: (counted("input"), counted("output"))
+    )
 
 
 def test_the_header_matched_canary_splits_by_weight_and_sticks_to_the_session(fleet: Fleet) -> None:
@@ -54,7 +56,7 @@ def test_the_header_matched_canary_splits_by_weight_and_sticks_to_the_session(fl
 
 
 def test_an_unknown_model_is_404_and_names_the_entrypoints(fleet: Fleet) -> None:
-    import openai  # noqa: PLC0415
+    import openai
 
     with pytest.raises(openai.NotFoundError, match="auto"):
         fleet.ask("Hello.", model="nobody")

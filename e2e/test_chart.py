@@ -27,7 +27,7 @@ def test_upgrade_uninstall_and_install_again_keep_the_fleet(fleet: Fleet) -> Non
     assert left == []
     assert fleet.cluster.get("modelpools", namespace=DEMO)["items"], "uninstalling the operator must not delete users' objects"
     fleet.install()
-    fleet._gateway = None  # noqa: SLF001 the Service is a new one, at a new address
+    fleet._gateway = None
     fleet.wait_ready()
     wait_until(lambda: fleet.ask("Hello.", max_tokens=4).pool == f"{DEMO}/small", 60, "answers after the reinstall")
     assert servers() == before

@@ -25,7 +25,9 @@ def test_a_deleted_pod_is_replaced_and_routed_to_while_the_operator_is_stopped(f
     kubectl = fleet.cluster.kubectl
     kubectl("-n", SYSTEM, "scale", "deployment/modelfleet-operator", "--replicas=0")
     try:
-        wait_until(lambda: not fleet.cluster.get("pods", namespace=SYSTEM, selector="app.kubernetes.io/component=operator")["items"], 60, "the operator to stop")
+        wait_until(
+            lambda: not fleet.cluster.get("pods", namespace=SYSTEM, selector="app.kubernetes.io/component=operator")["items"], 60, "the operator to stop"
+        )
         (old,) = fleet.pods("small")
         kubectl("-n", DEMO, "delete", "pod", old["metadata"]["name"], "--wait=true")
         wait_until(lambda: [p for p in fleet.pods("small") if _ready(p)], 60, "a replacement pod")
@@ -67,8 +69,11 @@ def test_with_all_pods_gone_the_endpoint_answers_priced_and_counted(fleet: Fleet
         assert answer.cost_micro_usd > 0
         assert lab.provider.stats()["completion_tokens"] - before == answer.output_tokens
         wait_until(
-            lambda: fleet.counted("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/boss", flavor="burst", direction="output") - counted == answer.output_tokens,
-            20, "the endpoint's tokens in our metrics",
+            lambda: (
+                fleet.counted("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/boss", flavor="burst", direction="output") - counted == answer.output_tokens
+            ),
+            20,
+            "the endpoint's tokens in our metrics",
         )
         assert fleet.condition("modelpool", "boss", "Ready")["reason"] == "EndpointServing"
 
@@ -78,7 +83,9 @@ def test_a_wrong_key_is_a_clear_condition_and_the_next_candidate_serves(fleet: F
     with _boss_without_devices(fleet):
         _put_key(fleet, right, "not-the-key")
         try:
-            wait_until(lambda: fleet.condition("modelpool", "boss", "EndpointsReachable").get("reason") == "KeyRefused", 90, "EndpointsReachable=False KeyRefused")
+            wait_until(
+                lambda: fleet.condition("modelpool", "boss", "EndpointsReachable").get("reason") == "KeyRefused", 90, "EndpointsReachable=False KeyRefused"
+            )
             answer = fleet.ask(LONG, max_tokens=8)  # tools would keep `small` out
             assert answer.pool == f"{DEMO}/small"
             assert answer.attempts > 1
@@ -92,9 +99,9 @@ def test_sigkill_under_load_with_streams_fails_no_request(fleet: Fleet, process:
     with under_load(fleet, prompt="Tell a short story.") as seen:
         wait_until(lambda: seen.answers >= 3, 60, "first answers")
         for _ in range(3):
-            before = seen.answers
+            wanted = seen.answers + 4
             _kill(fleet, process)
-            wait_until(lambda: seen.answers >= before + 4, 60, "answers after the kill")
+            wait_until(lambda n=wanted: seen.answers >= n, 60, "answers after the kill")
             wait_until(lambda: _pids(fleet, process), 90, f"a new {process} process")
             time.sleep(2)
     assert seen.failures == []

@@ -17,7 +17,8 @@ def test_the_same_manifests_applied_twice_cause_no_write(fleet: Fleet) -> None:
         lists = fleet.cluster.get("modelpools,routingpolicies,deployments,services", namespace=DEMO)["items"]
         # A pool's status follows its traffic; what must not move is its spec and everything made of it.
         return {
-            f"{o['kind']}/{o['metadata']['name']}": (o["metadata"]["generation"] if o["kind"] == "ModelPool" else o["metadata"]["resourceVersion"]) for o in lists
+            f"{o['kind']}/{o['metadata']['name']}": (o["metadata"]["generation"] if o["kind"] == "ModelPool" else o["metadata"]["resourceVersion"])
+            for o in lists
         }
 
     time.sleep(3)
@@ -29,7 +30,7 @@ def test_the_same_manifests_applied_twice_cause_no_write(fleet: Fleet) -> None:
 
 
 def test_nothing_the_operator_owns_appears_in_the_users_diff(fleet: Fleet) -> None:
-    import yaml  # noqa: PLC0415
+    import yaml
 
     done = fleet.cluster.run(fleet.cluster.kubectl_bin, "diff", "-f", "-", stdin=yaml.safe_dump_all(fleet.example()), check=False)
     assert (done.returncode, done.stdout) == (0, "")

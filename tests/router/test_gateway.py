@@ -10,7 +10,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from uuid import uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
 from tests.support.apiserver import ApiServer
 from tests.support.envoy import Answer, Envoy, Reply, Request, Upstream, ask, completion, free_port, remove, short_dir, stream, until
 
@@ -87,7 +87,7 @@ class Gateway:
             if samples.get((name, labels)) == value:
                 return
             await asyncio.sleep(0.05)
-        raise AssertionError(f"{name}{labels} is not {value}: {({k: v for k, v in samples.items() if k[0] == name})}\n{self.logs()[-3000:]}")
+        raise AssertionError(f"{name}{labels} is not {value}: { ({k: v for k, v in samples.items() if k[0] == name}) }\n{self.logs()[-3000:]}")
 
     async def answers(self, why: str, **body: Any) -> Answer:
         """Ask until the decision's word is ``why``; every answer on the way must be good."""
@@ -145,16 +145,22 @@ def _endpoint_reply(request: Request) -> Reply:
 
 @pytest.fixture
 async def gateway(apiserver_with_crds: ApiServer) -> AsyncIterator[Gateway]:
+    async with a_gateway(apiserver_with_crds) as made:
+        yield made
+
+
+@asynccontextmanager
+async def a_gateway(server: ApiServer) -> AsyncIterator[Gateway]:
     added = subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], capture_output=True, check=False).returncode == 0
     namespace, run_dir = f"gw-{uuid4().hex[:8]}", short_dir()
     endpoint = await Upstream(_endpoint_reply).start()
     pods = Upstream(lambda request: stream(words=3) if request.json.get("stream") else completion(prompt=11, made=7))
     pods._server = await asyncio.start_server(pods._serve, ADDRESS, 0)
     pods.port = pods._server.sockets[0].getsockname()[1]
-    apiserver_with_crds.kubectl("create", "namespace", namespace, check=True)
-    made = Gateway(apiserver_with_crds, namespace, run_dir, free_port(), free_port(), Envoy(run_dir), pods, endpoint)
+    server.kubectl("create", "namespace", namespace, check=True)
+    made = Gateway(server, namespace, run_dir, free_port(), free_port(), Envoy(run_dir), pods, endpoint)
     made.apply_key(KEY)
-    apiserver_with_crds.apply("\n---\n".join(json.dumps(o) for o in the_objects(namespace, pods.port, endpoint.port)))
+    server.apply("\n---\n".join(json.dumps(o) for o in the_objects(namespace, pods.port, endpoint.port)))
     made.start_router()
     made.envoy.start()
     try:
@@ -217,7 +223,7 @@ async def test_explain_tells_what_happened_and_status_tells_what_runs_and_an_idl
     policy = gateway.policy()
     entry = policy["status"]["gateways"][0]
     assert (entry["name"], entry["generation"], entry["missing"], "rejected" in entry) == ("gw-0", 1, [], False)
-    assert entry["version"] and entry["acknowledgedAt"]
+    assert all(entry[field] for field in ("version", "acknowledgedAt"))
     assert gateway.end_router(signal.SIGTERM) == 0
     gateway.start_router()
     await gateway.answers("RuleMatched", user="after")
@@ -253,3 +259,25 @@ async def test_a_refused_key_is_told_and_the_next_candidate_serves_until_the_key
     await until(lambda: gateway.policy()["status"]["gateways"][0]["missing"] == ["secret/remote-key"], "the missing Secret in status")
     assert (await gateway.answers("DefaultChain", tools=TOOLS)).headers["x-modelfleet-served"] == f"{gateway.namespace}/small/cpu"
     assert not any(key in gateway.logs() for key in (KEY, "sk-wrong-77aa"))
+
+
+async def test_without_the_api_server_everything_goes_on_and_afterwards_the_news_arrive(make_apiserver: Callable[..., ApiServer]) -> None:
+    server = make_apiserver()
+    server.apply_crds()
+    async with a_gateway(server) as gateway:
+        await gateway.answers("RuleMatched")
+        server.stop()
+        for _ in range(5):
+            assert (await gateway.answers("RuleMatched")).headers["x-modelfleet-served"] == f"{gateway.namespace}/small/cpu"
+        gateway.envoy.kill()
+        gateway.envoy.start()
+        await until(lambda: _accepts(gateway.port), "an Envoy that started anew", 60)
+        await gateway.answers("RuleMatched")
+        await asyncio.to_thread(server.start)
+        server.kubectl("delete", "endpointslice", "small-cpu-x", "-n", gateway.namespace, check=True)
+        for _ in range(400):
+            answer = await gateway.answers("RuleMatched")
+            if answer.headers["x-modelfleet-served"] == f"{gateway.namespace}/boss/far":
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"the pod that is gone still answers: {answer}")

@@ -95,7 +95,9 @@ def a_class(name: str, price: str | None = "1.00", resource: str = GPU, labels: 
     return AcceleratorClass.model_validate({"metadata": {"name": name, "uid": f"uid-{name}", "generation": 1}, "spec": full})
 
 
-def a_node(name: str, device: str, count: int = 1, *, allocatable: int | None = None, ready: bool = True, schedulable: bool = True, labelled: bool = True) -> Node:
+def a_node(
+    name: str, device: str, count: int = 1, *, allocatable: int | None = None, ready: bool = True, schedulable: bool = True, labelled: bool = True
+) -> Node:
     """A node with ``count`` devices of the class ``device`` (already labelled by us unless told otherwise)."""
     labels = {"device": device, **({ACCELERATOR_CLASS: device} if labelled and count else {})}
     free = {GPU: count if allocatable is None else allocatable, "cpu": 16_000}

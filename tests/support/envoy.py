@@ -7,10 +7,12 @@ import http.client
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,8 @@ def validate(config: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config))
-        done = subprocess.run([str(BINARY), "--mode", "validate", "-c", str(path), "--log-level", "error"], capture_output=True, text=True, timeout=60)
+        command = [str(BINARY), "--mode", "validate", "-c", str(path), "--log-level", "error"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
@@ -93,13 +96,16 @@ class Request:
 
 @dataclass
 class Reply:
-    """What an upstream sends. ``after``: seconds before the status line; ``chunks``: streamed, then the end; ``cut``: the connection ends in the middle."""
+    """What an upstream sends. ``after``: seconds before the status line; ``chunks``: streamed (a number: seconds to wait, an event: until it is set).
+
+    ``cut``: the connection ends in the middle.
+    """
 
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     after: float = 0.0
-    chunks: list[bytes | float] | None = None
+    chunks: list[bytes | float | asyncio.Event] | None = None
     cut: bool = False
     reset: bool = False
 
@@ -112,7 +118,7 @@ def completion(model: str = "m", prompt: int = 11, made: int = 7, cached: int = 
 
 
 def stream(words: int = 3, pause: float = 0.0, usage: bool = True) -> Reply:
-    chunks: list[bytes | float] = []
+    chunks: list[bytes | float | asyncio.Event] = []
     for i in range(words):
         choice = {"index": 0, "delta": {"content": f"w{i}"}, "finish_reason": None}
         chunks.append(_sse({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}))
@@ -131,14 +137,15 @@ def _sse(event: dict[str, Any]) -> bytes:
 class Upstream:
     """An HTTP/1.1 server on loopback whose replies are a function of the request."""
 
-    def __init__(self, reply: Callable[[Request], Reply] | None = None) -> None:
+    def __init__(self, reply: Callable[[Request], Reply] | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.reply = reply or (lambda _: completion())
         self.requests: list[Request] = []
         self.port = 0
         self._server: asyncio.Server | None = None
 
     async def start(self) -> Upstream:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=64 * 1024 * 1024)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=64 * 1024 * 1024, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -171,6 +178,9 @@ class Upstream:
             return True
         writer.write(head.encode() + b"transfer-encoding: chunked\r\n\r\n")
         for chunk in reply.chunks:
+            if isinstance(chunk, asyncio.Event):
+                await chunk.wait()
+                continue
             if isinstance(chunk, float):
                 await asyncio.sleep(chunk)
                 continue
@@ -225,10 +235,8 @@ async def ask(port: int, body: Any, *, path: str = "/v1/chat/completions", metho
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=64 * 1024 * 1024)
     try:
         writer.write(f"{method} {path} HTTP/1.1\r\n".encode() + "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + sent)
-        try:
+        with suppress(ConnectionError):
             await writer.drain()
-        except ConnectionError:
-            pass
         return await _answer(reader)
     finally:
         writer.close()
@@ -319,9 +327,7 @@ class AccessLogs:
         handler = grpc.stream_unary_rpc_method_handler(
             log, request_deserializer=als_pb2.StreamAccessLogsMessage.FromString, response_serializer=als_pb2.StreamAccessLogsResponse.SerializeToString
         )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": handler}),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": handler}),))
 
 
 async def until(true: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
@@ -342,7 +348,9 @@ def remove(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def a_pool(name: str, *flavors: dict[str, Any], namespace: str = "shop", model: str = "", replicas: int = 1, price: list[dict[str, str]] | None = None) -> ModelPool:
+def a_pool(
+    name: str, *flavors: dict[str, Any], namespace: str = "shop", model: str = "", replicas: int = 1, price: list[dict[str, str]] | None = None
+) -> ModelPool:
     raw = {
         "apiVersion": "modelfleet.dev/v1alpha1",
         "kind": "ModelPool",
@@ -369,7 +377,9 @@ def remote(name: str, url: str, *, model: str = "remote-model", secret: tuple[st
     return {"name": name, "endpoint": endpoint}
 
 
-def a_policy(name: str, *pools: str, entrypoints: list[str] | None = None, chain: list[str] | None = None, namespace: str = "shop", **spec: Any) -> RoutingPolicy:
+def a_policy(
+    name: str, *pools: str, entrypoints: list[str] | None = None, chain: list[str] | None = None, namespace: str = "shop", **spec: Any
+) -> RoutingPolicy:
     created = spec.pop("created", "2026-01-01T00:00:00Z")
     refuse = {"onDeciderLoss": "Refuse"} if spec.pop("refuse", False) else {}
     return RoutingPolicy.model_validate(
@@ -444,7 +454,7 @@ def _listens(port: int) -> bool:
 
 async def a_bench(*, grace: float = 30.0, start: bool = True, **settings: Any) -> Bench:
     run_dir = short_dir()
-    made = GatewaySettings(run_dir=run_dir, address="127.0.0.1", port=free_port(), **settings)
+    made = GatewaySettings(run_dir=run_dir, address="127.0.0.1", port=free_port(), sink_port=free_port(), **settings)
     bench = Bench(made, AdsServer(made, grace=grace), Envoy(run_dir), AccessLogs())
     await bench.ads.start(f"{run_dir}/ads.sock", bench.logs.register)
     if start:

@@ -48,7 +48,9 @@ class FakeFleet:
             nodes=tuple(self.nodes.values()),
             pods=tuple(self.pods.values()),
             workloads=tuple(self._workload(d) for d in deployments),
-            telemetry=Telemetry(endpoints=tuple(EndpointHealth(p, f, up=False, reason="Unreachable") for p, f in sorted(self.down)), fresh=self.telemetry_fresh),
+            telemetry=Telemetry(
+                endpoints=tuple(EndpointHealth(p, f, up=False, reason="Unreachable") for p, f in sorted(self.down)), fresh=self.telemetry_fresh
+            ),
         )
 
     def _workload(self, deployment: Any) -> Workload:
@@ -91,8 +93,7 @@ class FakeFleet:
             flavor = f"{pool}/{child['metadata']['labels'][FLAVOR]}"
             if key not in wanted and pool not in plan.held and flavor not in plan.held_flavors:
                 steps.append(lambda key=key: self.children.pop(key))
-        for label in plan.node_labels:
-            steps.append(lambda label=label: self._label(label.node, label.accelerator_class))
+        steps += [lambda label=label: self._label(label.node, label.accelerator_class) for label in plan.node_labels]
         for write in plan.statuses:
             if write.kind in ("ModelPool", "AcceleratorClass"):
                 store: dict[str, Any] = self.pools if write.kind == "ModelPool" else self.classes
@@ -102,7 +103,11 @@ class FakeFleet:
         return steps
 
     def _write_status(self, store: dict[str, Any], key: str, status: Any) -> None:
-        raw = {"metadata": store[key].metadata.model_dump(by_alias=True), "spec": store[key].spec.model_dump(by_alias=True, exclude_none=True), "status": status}
+        raw = {
+            "metadata": store[key].metadata.model_dump(by_alias=True),
+            "spec": store[key].spec.model_dump(by_alias=True, exclude_none=True),
+            "status": status,
+        }
         store[key] = type(store[key]).model_validate(raw)
 
     def _label(self, node: str, value: str | None) -> None:
@@ -130,7 +135,11 @@ class FakeFleet:
     def _follow_replicas(self) -> None:
         for deployment in [c for c in self.children.values() if c["kind"] == "Deployment"]:
             metadata, spec = deployment["metadata"], deployment["spec"]
-            mine = [p for p in self.pods.values() if p.namespace == metadata["namespace"] and (p.pool, p.flavor) == (metadata["labels"][POOL], metadata["labels"][FLAVOR])]
+            mine = [
+                p
+                for p in self.pods.values()
+                if p.namespace == metadata["namespace"] and (p.pool, p.flavor) == (metadata["labels"][POOL], metadata["labels"][FLAVOR])
+            ]
             surplus = len(mine) - spec["replicas"]
             for pod in sorted(mine, key=lambda p: (p.ready, p.node is not None, p.name))[: max(0, surplus)]:
                 del self.pods[pod.uid]
@@ -143,7 +152,9 @@ class FakeFleet:
                 self.pods[name] = Pod(metadata["namespace"], name, name, requests, created=self.now, pool=pool, flavor=flavor)
 
     def _schedule(self) -> None:
-        selectors = {(c["metadata"]["labels"][POOL], c["metadata"]["labels"][FLAVOR]): c["spec"]["template"]["spec"]["nodeSelector"] for c in self._deployments()}
+        selectors = {
+            (c["metadata"]["labels"][POOL], c["metadata"]["labels"][FLAVOR]): c["spec"]["template"]["spec"]["nodeSelector"] for c in self._deployments()
+        }
         for pod in sorted(self.pods.values(), key=lambda p: p.name):
             if pod.node is None and (pod.pool, pod.flavor) in selectors:
                 selector = selectors[pod.pool or "", pod.flavor or ""]
@@ -173,7 +184,9 @@ class FakeFleet:
 
     def set_devices(self, node: str, count: int, *, kill: bool = True) -> None:
         """The device plugin offers another number of devices; the pods that do not fit any more die if ``kill``."""
-        self.nodes[node] = replace(self.nodes[node], allocatable={**self.nodes[node].allocatable, GPU: count}, capacity={**self.nodes[node].capacity, GPU: count})
+        self.nodes[node] = replace(
+            self.nodes[node], allocatable={**self.nodes[node].allocatable, GPU: count}, capacity={**self.nodes[node].capacity, GPU: count}
+        )
         used = 0
         for pod in sorted(self.pods.values(), key=lambda p: p.name):
             if pod.node == node:

@@ -94,7 +94,10 @@ def router() -> None:
 
 @app.command(epilog="Examples: modelfleet top | modelfleet top -n apps --once | modelfleet top --once --json")
 def top(
-    namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None, *,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    *,
     once: Annotated[bool, typer.Option("--once", help="Print once and end.")] = False,
     interval: Annotated[float, typer.Option(min=0.5, help="Seconds between looks.")] = 2.0,
     as_json: AsJson = False,
@@ -106,7 +109,10 @@ def top(
 @app.command(epilog="Examples: modelfleet plan | modelfleet plan -f pool.yaml | modelfleet plan -f fleet/ --json")
 def plan(
     files: Annotated[list[Path] | None, typer.Option("--file", "-f", help="Manifests (files or folders) to lay over the cluster before planning.")] = None,
-    kubeconfig: Kubeconfig = None, context: Context = None, *, as_json: AsJson = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Show what the operator would change now, or if these manifests were applied. Changes nothing."""
     import_module("modelfleet.cli.fleet").plan(kubeconfig, context, files or [], as_json=as_json)
@@ -114,10 +120,32 @@ def plan(
 
 @explain.command("pool", epilog="Examples: modelfleet explain pool apps/coder | modelfleet explain pool apps/coder --json")
 def explain_pool(
-    pool: Annotated[str, typer.Argument(help="<namespace>/<name> of a ModelPool.")], kubeconfig: Kubeconfig = None, context: Context = None, *, as_json: AsJson = False
+    pool: Annotated[str, typer.Argument(help="<namespace>/<name> of a ModelPool.")],
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Tell, flavor by flavor, why a pool runs where it runs."""
     import_module("modelfleet.cli.fleet").explain_pool(kubeconfig, context, pool, as_json=as_json)
+
+
+@explain.command(
+    "request",
+    epilog="Examples: modelfleet explain request --policy apps/assistant --body request.json | "
+    'echo \'{"model":"auto","messages":[]}\' | modelfleet explain request --policy apps/assistant --body - --header x-canary=1',
+)
+def explain_request(
+    body: Annotated[Path, typer.Option(help="File with the request's JSON body; - reads standard input.")],
+    policy: Annotated[str | None, typer.Option(help="<namespace>/<name> of a RoutingPolicy; needed without --router.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="A request header, name=value; may be repeated.")] = None,
+    router: Annotated[str | None, typer.Option(help="URL of a router (port 8081): answer from its live facts instead of the API server's objects.")] = None,
+    kubeconfig: Kubeconfig = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which pool would answer a request, and why. Nothing is sent on."""
+    import_module("modelfleet.cli.request").explain_request(kubeconfig, policy, body, header or [], router, as_json=as_json)
 
 
 def _run(module: str, function: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -35,6 +36,8 @@ from modelfleet.settings import operator_options
 __all__ = ["explain_pool", "plan", "top"]
 
 T = TypeVar("T")
+_WIDE = 140
+"""Columns of a terminal that has room for the last change; `explain pool` tells it on any."""
 Row = Mapping[str, Any]
 
 
@@ -86,18 +89,16 @@ def plan(kubeconfig: Path | None, context: str | None, files: Iterable[Path], *,
 
 
 def explain_pool(kubeconfig: Path | None, context: str | None, pool: str, *, as_json: bool) -> None:
-    """Print why ``pool`` (``<namespace>/<name>``) runs where it runs. Raises Stalled when there is no such pool."""
+    """Print why ``pool`` (``<namespace>/<name>``) runs where it runs. Raises NotFound when there is no such pool."""
     if pool.count("/") != 1:
         raise Stalled("BadName", f"{pool!r}: write <namespace>/<name>")
 
-    async def look(client: Client) -> Any:
-        seen = await observe_once(client, await _installed_defaults(client))
-        known = {p.key for p in seen.world.pools}
-        if pool not in known:
-            raise Stalled("PoolNotFound", f"there is no ModelPool {pool}; there are: {', '.join(sorted(known)) or 'none'}")
-        return sentences(seen.world, pool)
-
-    lines = _with_client(kubeconfig, context, look)
+    namespace, name = pool.split("/")
+    raw = _with_client(kubeconfig, context, lambda client: client.get(MODEL_POOLS, namespace, name))
+    parsed = parse(ModelPool, raw)
+    if isinstance(parsed, InvalidObject):
+        raise Stalled("InvalidSpec", f"ModelPool {pool}: {'; '.join(parsed.errors)}")
+    lines = sentences(parsed)
     if as_json:
         _print_json({"pool": pool, "lines": lines})
         return
@@ -149,9 +150,14 @@ def _pool_row(pool: Any) -> Row:
 
 
 def _pool_table(rows: Iterable[Row]) -> Table:
-    table = Table("POOL", "MODEL", "READY", "FLAVORS", "TOK/S", "$/H", "$/1M", "REASON", "WHY")
+    wide = Console().width >= _WIDE
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("POOL", "READY", "FLAVORS", "TOK/S", "$/H", "$/1M", "REASON"):
+        table.add_column(name, no_wrap=True)
+    if wide:
+        table.add_column("LAST CHANGE")
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+        table.add_row(*("-" if value is None else str(value) for name, value in row.items() if name != "model" and (wide or name != "why")))
     return table
 
 

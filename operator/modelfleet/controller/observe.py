@@ -41,7 +41,8 @@ async def observe_once(client: Client, defaults: Defaults, overlay: Iterable[Map
     Raises ApiError when a list fails, Retry when the API server takes longer than half a minute, Stalled when an overlay does not parse.
     """
     mirror = Mirror(Changes())
-    tasks = [asyncio.create_task(informer.run()) for informer in mirror.informers(client)]
+    informers = mirror.informers(client)
+    tasks = [asyncio.create_task(informer.run()) for informer in informers]
     try:
         for resource in OURS:
             items, _ = await client.list(resource)
@@ -51,8 +52,7 @@ async def observe_once(client: Client, defaults: Defaults, overlay: Iterable[Map
         for raw in overlay:
             _lay_over(mirror, raw)
         async with asyncio.timeout(_PATIENCE):
-            while not mirror.synced():
-                await asyncio.sleep(0.02)
+            await asyncio.gather(*(informer.synced.wait() for informer in informers))
     except TimeoutError as error:
         raise Retry("Slow", f"the API server did not list the fleet within {_PATIENCE:.0f} s; try again, or look at its load", _PATIENCE) from error
     finally:

@@ -24,7 +24,7 @@ from .client import Client, Object
 from .compare import covers, drops
 from .events import Recorder
 from .mirror import Child, Mirror, child_of
-from .resources import NODES, ROUTING_POLICIES, object_key, of_kind
+from .resources import LEASES, NODES, ROUTING_POLICIES, object_key, of_kind
 
 __all__ = ["ActResult", "Actor"]
 
@@ -63,7 +63,7 @@ class Actor:
 
     async def act(self, plan: Plan, skip: frozenset[str] = frozenset()) -> ActResult:
         """Write what differs. ``skip``: object keys that are backing off. Raises only what the write guard raises, at once and without finishing."""
-        writes = self._client.writes.total()
+        before = self._writes()
         self._errors, self._skip = {}, skip
         desired = {_manifest_key(m): m for m in plan.children}
         await self._each((key, partial(self._apply_child, key, m)) for key, m in desired.items() if _pool_of(m) not in plan.held)
@@ -71,15 +71,18 @@ class Actor:
         await self._each((f"{NODES.kind}:{label.node}", partial(self._label_node, label)) for label in plan.node_labels)
         await self._each((_status_key(w), partial(self._apply_status, w)) for w in plan.statuses)
         await self._each(self._vanished(plan.vanished_gateways))
-        for event in plan.events:
-            await self._recorder.emit(event)
+        await self._each((f"{e.kind}:{object_key(e.namespace, e.name)}", partial(self._recorder.emit, e)) for e in plan.events)
         self._forget_answers({*desired, *(f"{NODES.kind}:{n.node}" for n in plan.node_labels), *map(_status_key, plan.statuses)})
-        return ActResult(errors=dict(sorted(self._errors.items())), writes=self._client.writes.total() - writes)
+        return ActResult(errors=dict(sorted(self._errors.items())), writes=self._writes() - before)
 
-    async def _each(self, steps: Iterable[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
+    def _writes(self) -> int:
+        # renewals of the Lease go on beside the act and are none of its writes
+        return sum(count for (_, kind), count in self._client.writes.items() if kind != LEASES.kind)
+
+    async def _each(self, steps: Iterable[tuple[str, Callable[[], Awaitable[object]]]]) -> None:
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def run(key: str, step: Callable[[], Awaitable[None]]) -> None:
+        async def run(key: str, step: Callable[[], Awaitable[object]]) -> None:
             async with gate:
                 try:
                     await step()
@@ -153,7 +156,7 @@ class Actor:
         raw = await self._client.apply(of_kind(write.kind), write.namespace or None, write.name, body, MANAGER_STATUS, subresource="status")
         self._answers[key] = _Answer(wanted, _own_part(write.kind, raw.get("status") or {}), int(raw["metadata"]["resourceVersion"]))
 
-    def _vanished(self, entries: Iterable[GatewayEntry]) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+    def _vanished(self, entries: Iterable[GatewayEntry]) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
         by_policy: dict[tuple[str, str], set[str]] = {}
         for entry in entries:
             by_policy.setdefault((entry.namespace, entry.policy), set()).add(entry.gateway)

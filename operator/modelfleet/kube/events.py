@@ -42,16 +42,16 @@ class Recorder:
         self._told = {e: t for e, t in self._told.items() if at - t < _WINDOW}
         if event in self._told:
             return False
+        self._told[event] = at
         body = event_body(event, now, self._component)
         try:
             await self._client.create(EVENTS, body["metadata"]["namespace"], body)
         except Conflict:
-            self._told[event] = at
             return False
         except ApiError as error:
+            self._told.pop(event, None)
             _log.warning("cannot write event %s of %s %s/%s: %s", event.reason, event.kind, event.namespace, event.name, error)
             return False
-        self._told[event] = at
         return True
 
 

@@ -1,7 +1,9 @@
 """List, replace, watch; list again when the history is lost: one collection of the API server, kept in memory.
 
-What a list lacks is gone, so that nothing deleted during a gap survives one. A stream that says nothing for ``silence`` seconds is reopened (the
-server sends a bookmark each minute). Not decided here: what an object means; ``transform`` makes a slim record of it, or None to leave it out.
+What a list lacks is gone, so that nothing deleted during a gap survives one. A stream that says nothing for ``silence`` seconds is reopened. Bookmarks
+alone cannot tell a quiet stream from a dead one: the server withholds them while nothing of the kind has changed since the watch began. So watches
+are shorter than ``silence``, and the server's ending one, or accepting the next, is a sign of life. Not decided here: what an object means;
+``transform`` makes a slim record of it, or None to leave it out.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
@@ -41,7 +44,7 @@ class Informer(Generic[T]):
         namespace: str | None = None,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        watch_seconds: float = 300.0,
+        watch_seconds: float = 150.0,
         silence: float = 180.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,20 +104,21 @@ class Informer(Generic[T]):
         return version
 
     async def _follow(self, version: str) -> None:
-        """Watch from ``version`` for as long as the history allows; a broken or silent stream is reopened where it ended. Raises Gone."""
+        """Watch from ``version``; a broken or silent stream is reopened where it ended. Raises what the server answers, Gone above all."""
         while True:
             seconds = self._watch_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, so that streams do not reopen together
-            stream = self._client.watch(self.resource, version, **self._selection, seconds=seconds, silence=self._silence)
+            stream = self._client.watch(self.resource, version, **self._selection, seconds=seconds, silence=self._silence, on_open=self._hear)
             self.watches += 1
             try:
-                async for kind, raw in stream:
-                    self._hear()
-                    version = raw["metadata"]["resourceVersion"]
-                    self._take(kind, raw)
+                async with aclosing(stream):
+                    async for kind, raw in stream:
+                        self._hear()
+                        version = raw["metadata"]["resourceVersion"]
+                        self._take(kind, raw)
                 self._hear()
-            except Gone:
-                raise
             except ApiError as error:
+                if error.status:
+                    raise
                 _log.warning("the watch of %s ended, reopening it in about %.1f s: %s", self.resource.plural, self._backoff, error)
                 await self._pause()
 

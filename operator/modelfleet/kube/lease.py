@@ -126,12 +126,12 @@ class Lease:
     async def _create(self) -> bool:
         body = self._spec({"metadata": {"name": self._name, "namespace": self._namespace}}, holder=self._identity, transitions=0, acquired=True)
         sent = self._clock()
-        self._hold(sent, await self._client.create(LEASES, self._namespace, body, guarded=False, timeout=self._renew))
+        self._hold(sent, await self._client.create(LEASES, self._namespace, body, guarded=False, request_timeout=self._renew))
         return True
 
     async def _put(self, body: Object) -> bool:
         sent = self._clock()
-        record = await self._client.replace(LEASES, self._namespace, self._name, body, guarded=False, timeout=self._renew)
+        record = await self._client.replace(LEASES, self._namespace, self._name, body, guarded=False, request_timeout=self._renew)
         if body["spec"]["holderIdentity"]:
             self._hold(sent, record)
         return True

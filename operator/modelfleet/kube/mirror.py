@@ -95,7 +95,7 @@ class Mirror:
 
     # Feeding
 
-    def informers(self, client: Client, *, silence: float = 180.0, watch_seconds: float = 300.0) -> tuple[Informer[Any], ...]:
+    def informers(self, client: Client, *, silence: float = 180.0, watch_seconds: float = 150.0) -> tuple[Informer[Any], ...]:
         """Informers of nodes, pods, our Deployments and our Services; run each as a task. ``synced`` waits for them from this call on. Seconds."""
         settings: dict[str, Any] = {"silence": silence, "watch_seconds": watch_seconds}
         nodes = Informer(client, NODES, _seen_node, self._hears(NODES.kind), **settings)

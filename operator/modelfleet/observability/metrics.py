@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
-    "CYCLES", "CYCLE_SECONDS", "DECIDER_SECONDS", "DEMAND_TOKENS", "ENDPOINT_UP", "HEARTBEAT", "INFLIGHT", "LEADER", "LOOP_LAG", "PLAN_ERRORS",
+    "COMPILE_ERRORS", "CYCLES", "CYCLE_SECONDS", "DECIDER_SECONDS", "DEMAND_TOKENS", "ENDPOINT_UP", "HEARTBEAT", "INFLIGHT", "LEADER", "LOOP_LAG", "PLAN_ERRORS",
     "REQUESTS", "TTFT_SECONDS", "USAGE_TOKENS", "USAGE_USD", "WRITES", "XDS_ACKED", "XDS_REJECTED",
 ]
 
@@ -28,6 +28,8 @@ HEARTBEAT: Final = "modelfleet_router_heartbeat_seconds"
 DECIDER_SECONDS: Final = "modelfleet_router_decision_seconds"
 XDS_ACKED: Final = "modelfleet_router_xds_acked_total"
 XDS_REJECTED: Final = "modelfleet_router_xds_rejected_total"
+COMPILE_ERRORS: Final = "modelfleet_router_compile_errors_total"
+"""counter: compilations that raised; Envoy kept what it had."""
 
 CYCLES: Final = "modelfleet_operator_cycles_total"
 CYCLE_SECONDS: Final = "modelfleet_operator_cycle_seconds"

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ from typing import Any, Final
 import grpc
 
 from modelfleet.core.routing.ir import PodCluster, PolicyPlan, RemoteCluster, RoutingPlan, SecretRef
+from modelfleet.core.routing.rewrite import REWRITE_FILE, REWRITE_SOURCE
 from modelfleet.core.routing.xds import GatewaySettings, Resources, resources, secret_name
 
 from .protos import CDS, EDS, LDS, RDS, SDS, add_ads, discovery, make_secret, pack
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 _ORDER: Final = (CDS, EDS, SDS, LDS, RDS)
 _WHOLE: Final = (CDS, LDS)  # state of the world: each response carries all of them; the others carry what changed
 _MAX_MESSAGE: Final = 500
+_NAME: Final = re.compile(r'^name: "([^"]*)"', re.MULTILINE)
 
 Register = Callable[[Any], None]
 Secrets = Mapping[SecretRef, tuple[str, bytes]]
@@ -61,7 +65,10 @@ class _Snapshot:
 
 @dataclass(slots=True)
 class _Subscription:
-    """One type on one stream. ``sent``: name -> hash that Envoy was given; ``waiting``: a response is not answered yet."""
+    """One type on one stream. ``sent``: name -> hash that Envoy was given; ``waiting``: a response is not answered yet.
+
+    ``offered``: the resources of that response.
+    """
 
     names: frozenset[str] = frozenset()
     sent: dict[str, str] = field(default_factory=dict)
@@ -69,7 +76,9 @@ class _Subscription:
     version: str | None = None
     acked: str | None = None
     refused: str | None = None
+    message: str = ""
     waiting: bool = False
+    offered: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +120,7 @@ class AdsServer:
         self._pushed: dict[str, _Slice] = {}
         self._queue: list[list[str]] = []
         self._guilty: dict[str, tuple[_Slice, str]] = {}
+        self._in_envoy: dict[str, tuple[Any, str]] = {}
         self._leaving: dict[str, _Leaving] = {}
         self._parsed: dict[tuple[str, str], tuple[Any, tuple[Any, str]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -141,14 +151,18 @@ class AdsServer:
 
     async def start(self, path: str, *register: Register) -> None:
         """Listen on a Unix socket (mode 0660). ``register`` adds further services to the same gRPC server (access logs)."""
-        Path(path).unlink(missing_ok=True)
+        self._prepare(Path(path))
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
         add_ads(self.stream, self._server)
         for add in register:
             add(self._server)
         self._server.add_insecure_port(f"unix:{path}")
         await self._server.start()
-        Path(path).chmod(0o660)
+        os.chmod(path, 0o660)  # noqa: PTH101 - instant, and pathlib's is taken for blocking here
+
+    def _prepare(self, socket: Path) -> None:
+        (Path(self._settings.run_dir) / REWRITE_FILE).write_text(REWRITE_SOURCE)
+        socket.unlink(missing_ok=True)
 
     async def stop(self) -> None:
         """Close every stream. Envoy keeps what it has."""
@@ -162,12 +176,18 @@ class AdsServer:
 
     async def publish(self, plan: RoutingPlan, secrets: Secrets) -> None:
         """Make Envoy run this plan. ``secrets``: ref -> (resourceVersion, value). Returns at once; see ``acked`` and ``rejected``."""
+        before = None if self._plan is None else _slices(self._plan)
         self._plan, self._secrets = plan, dict(secrets)
         wanted = _slices(plan)
+        if wanted != before:
+            self._begin(wanted)
+        self._rebuild()
+
+    def _begin(self, wanted: Mapping[str, _Slice]) -> None:
+        """Try every policy in its wanted form at once. Not for addresses alone: pods that come and go must not restart a search for the guilty."""
         self._guilty = {k: g for k, g in self._guilty.items() if wanted.get(k) == g[0]}
         self._queue = []
         self._pushed = {k: s for k, s in ((k, self._good.get(k) if k in self._guilty else s) for k, s in wanted.items()) if s is not None}
-        self._rebuild()
 
     # --- snapshot ---
 
@@ -184,8 +204,8 @@ class AdsServer:
         self._snapshot = snapshot
         for stream in self._streams:
             stream.changed.set()
-        if self._stream is not None and self._stream.complete:
-            self._settle(self._stream)
+        if self._stream is not None:
+            self._repeat(self._stream)
 
     def _parse(self, type_url: str, name: str, raw: Any) -> tuple[Any, str]:
         known = self._parsed.get((type_url, name))
@@ -206,7 +226,7 @@ class AdsServer:
 
     def _keep_leaving(self, snapshot: _Snapshot) -> None:
         now, clusters, endpoints = asyncio.get_running_loop().time(), snapshot.resources[CDS], snapshot.resources[EDS]
-        for name, cluster in self._snapshot.resources[CDS].items():
+        for name, cluster in self._in_envoy.items():
             if name not in clusters and name not in self._leaving:
                 self._leaving[name] = _Leaving(cluster, self._snapshot.resources[EDS].get(name))
         for name, leaving in list(self._leaving.items()):
@@ -260,10 +280,12 @@ class AdsServer:
             return
         subscription.waiting = False
         if request.HasField("error_detail"):
-            subscription.refused = subscription.version
+            subscription.refused, subscription.message = subscription.version, request.error_detail.message
             self._refused(stream, request.type_url, request.error_detail.message)
         else:
-            subscription.acked = subscription.version
+            subscription.acked, subscription.refused = subscription.version, None
+            if request.type_url == CDS:
+                self._in_envoy = subscription.offered
             self._settle(stream)
 
     def _due(self, stream: _Stream) -> Iterable[Any]:
@@ -300,14 +322,21 @@ class AdsServer:
             subscription.sent[name] = held[name][1]
         subscription.version, subscription.nonce, subscription.waiting = version, str(next(self._nonces)), True
         sent = names if type_url in _WHOLE else changed
-        return discovery.DiscoveryResponse(
-            version_info=version, type_url=type_url, nonce=subscription.nonce, resources=[held[n][0] for n in sorted(sent)]
-        )
+        subscription.offered = {n: held[n] for n in sent}
+        return discovery.DiscoveryResponse(version_info=version, type_url=type_url, nonce=subscription.nonce, resources=[held[n][0] for n in sorted(sent)])
 
     # --- acknowledged and refused ---
 
+    def _repeat(self, stream: _Stream) -> None:
+        """What Envoy has answered before is not sent again, so its answer is taken as given: a lot may differ from the last one in policies alone."""
+        clusters = stream.types.get(CDS)
+        if clusters is not None and not clusters.waiting and clusters.refused == self._snapshot.version(CDS, self._snapshot.resources[CDS]):
+            self._refused(stream, CDS, clusters.message)
+        elif stream.complete:
+            self._settle(stream)
+
     def _settle(self, stream: _Stream) -> None:
-        """Called on every ACK: is all of the present push acknowledged?"""
+        """After every ACK: once all of the present push is acknowledged, it is what is good."""
         if stream is not self._stream or any(not self._has_acked(stream, t) for t in (CDS, LDS, RDS)):
             return
         before = (self.ready, self.acked)
@@ -335,7 +364,7 @@ class AdsServer:
 
     def _refused(self, stream: _Stream, type_url: str, message: str) -> None:
         self.refusals += 1
-        shown = "a secret" if type_url == SDS else message[:_MAX_MESSAGE]
+        shown = "a secret" if type_url == SDS else _words(message)
         log.warning("envoy refused %s: %s", type_url.rpartition(".")[2], shown)
         if stream is not self._stream or type_url not in (CDS, RDS):
             return
@@ -360,20 +389,28 @@ class AdsServer:
         self._rebuild()
 
 
+def _words(message: str) -> str:
+    """Envoy's reason in its own words. Of a refused constraint it sends the whole resource and a chain of messages: its name and the last one are kept."""
+    dump, found, reason = message.rpartition("\n}\n: ")
+    if not found:
+        return message.strip()[:_MAX_MESSAGE]
+    name = _NAME.search(dump)
+    last = reason.rpartition("caused by ")[2].strip().removesuffix(")")
+    return f"{name[1] if name else 'resource'}: {last}"[:_MAX_MESSAGE]
+
+
 def _slices(plan: RoutingPlan) -> dict[str, _Slice]:
     clusters: dict[str, PodCluster | RemoteCluster] = {p.name: replace(p, addresses=(), concurrency=0) for p in plan.pod_clusters}
     clusters |= {r.name: r for r in plan.remote_clusters}
-    return {
-        policy.key: _Slice(policy, tuple(clusters[name] for name in sorted({c for _, c in policy.groups}) if name in clusters)) for policy in plan.policies
-    }
+    return {policy.key: _Slice(policy, tuple(clusters[name] for name in sorted({c for _, c in policy.groups}) if name in clusters)) for policy in plan.policies}
 
 
 def _effective(plan: RoutingPlan, slices: Mapping[str, _Slice]) -> RoutingPlan:
-    """The plan with only these slices; pods keep their present addresses."""
-    ready = {p.name: p for p in plan.pod_clusters}
+    """The plan with only these slices; pods keep their present addresses. Where two slices differ about a cluster, the wanted form is the one to try."""
+    ready, wanted = {p.name: p for p in plan.pod_clusters}, _slices(plan)
     pods: dict[str, PodCluster] = {}
     remotes: dict[str, RemoteCluster] = {}
-    for _, part in sorted(slices.items()):
+    for _, part in sorted(slices.items(), key=lambda item: (item[1] == wanted.get(item[0]), item[0])):
         for cluster in part.clusters:
             if isinstance(cluster, RemoteCluster):
                 remotes[cluster.name] = cluster

@@ -27,5 +27,6 @@ class RouterMetrics:
         self.decisions = Histogram(names.DECIDER_SECONDS, "Seconds of one decision.", buckets=_DECISIONS, registry=self.registry)
         self.xds_acked = Counter(names.XDS_ACKED, "Updates Envoy acknowledged.", registry=self.registry)
         self.xds_rejected = Counter(names.XDS_REJECTED, "Updates Envoy rejected.", registry=self.registry)
+        self.compile_errors = Counter(names.COMPILE_ERRORS, "Compilations that failed and changed nothing.", registry=self.registry)
         self.heartbeat = Gauge(names.HEARTBEAT, "Unix time of the sample.", registry=self.registry)
         self.heartbeat.set_function(time)

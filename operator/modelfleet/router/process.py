@@ -64,6 +64,7 @@ class Router:
         self._pushed: tuple[RoutingPlan, Mapping[SecretRef, tuple[str, bytes]]] | None = None
         self._missing: Mapping[str, tuple[str, ...]] = {}
         self._acked: Mapping[str, str] = {}
+        self._refusals = 0
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until ``stop`` is set; the exit code."""
@@ -112,7 +113,15 @@ class Router:
             await self._compile()
 
     async def _compile(self) -> None:
-        world, secrets, self._missing = self.watches.observe()
+        """Objects that cannot be compiled or written as xDS leave what Envoy has as it is, until the next change."""
+        try:
+            await self._compile_once()
+        except Exception:  # noqa: BLE001 - counted and logged; one bad object must not end the decider of all others
+            self.metrics.compile_errors.inc()
+            _log.exception("the present objects cannot be compiled: Envoy keeps what it has")
+
+    async def _compile_once(self) -> None:
+        world, secrets, self._missing = await self.watches.observe()
         plan = compile_routes(world)
         if self._pushed != (plan, secrets):
             self._plan, self._pushed = plan, (plan, secrets)
@@ -128,9 +137,8 @@ class Router:
         if acked and acked != self._acked:
             self.metrics.xds_acked.inc()
             self._acked = acked
-        refused = self.ads.refusals - int(self.metrics.xds_rejected._value.get())  # noqa: SLF001 - the counter's own value is the last seen
-        if refused > 0:
-            self.metrics.xds_rejected.inc(refused)
+        self.metrics.xds_rejected.inc(self.ads.refusals - self._refusals)
+        self._refusals = self.ads.refusals
         self._tell()
 
     def _tell(self) -> None:
@@ -140,15 +148,17 @@ class Router:
         self.decider.use(replace(self._plan, policies=policies))
         if self.ads.ready:
             acked, rejected = self.ads.acked, self.ads.rejected
-            self.reporter.tell({
-                p.key: Running(
-                    generation=running[p.key].generation if p.key in acked else 0,
-                    version=acked.get(p.key, ""),
-                    rejected=rejected.get(p.key),
-                    missing=self._missing.get(p.key, ()),
-                )
-                for p in self._plan.policies
-            })
+            self.reporter.tell(
+                {
+                    p.key: Running(
+                        generation=running[p.key].generation if p.key in acked else 0,
+                        version=acked.get(p.key, ""),
+                        rejected=rejected.get(p.key),
+                        missing=self._missing.get(p.key, ()),
+                    )
+                    for p in self._plan.policies
+                }
+            )
 
 
 class _Http(uvicorn.Server):

@@ -24,6 +24,8 @@ from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.service.discovery.v3 import ads_pb2 as discovery_service, discovery_pb2 as discovery
@@ -44,7 +46,7 @@ _REFRESH_CLUSTER_ON_RETRY: Final = b"\x70\x01"
 
 EXTENSIONS: Final = (
     als_config, credential_injector_pb2, ext_authz_pb2, generic_pb2, header_mutation_pb2, http_connection_manager_pb2, http_protocol_options_pb2,
-    json_to_metadata_pb2, lua_pb2, rbac_pb2, router_pb2, tls_pb2, typed_struct_pb2, upstream_codec_pb2,
+    json_to_metadata_pb2, lua_pb2, previous_hosts_pb2, raw_buffer_pb2, rbac_pb2, router_pb2, tls_pb2, typed_struct_pb2, upstream_codec_pb2,
 )  # fmt: skip
 """Imported for their effect: a message must be known before JSON that names it can be parsed."""
 

@@ -23,7 +23,7 @@ from modelfleet.kube.resources import SECRETS
 __all__ = ["SecretWatches", "missing_secrets", "wanted_secrets"]
 
 _log = logging.getLogger(__name__)
-_PATIENCE: Final = 3.0
+_PATIENCE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class SecretWatches:
         self._client = client
         self._on_change = on_change
         self._watches: dict[tuple[str, str], _Watch] = {}
+        self._new: list[_Watch] = []
 
     def want(self, refs: Iterable[SecretRef]) -> None:
         """Watch exactly the Secrets of these refs."""
@@ -66,10 +67,12 @@ class SecretWatches:
             self._watches.pop(name).task.cancel()
         for name in sorted(names - set(self._watches)):
             self._watches[name] = self._start(*name)
+            self._new.append(self._watches[name])
 
     async def settle(self) -> None:
-        """Wait until each watched Secret was heard of, at most 3 s: one that may not be read must not hold back the others."""
-        waits = [asyncio.ensure_future(watch.informer.synced.wait()) for watch in self._watches.values()]
+        """Wait until each newly watched Secret was heard of, at most 2 s: one that may not be read must not hold back the others for longer."""
+        waits = [asyncio.ensure_future(watch.informer.synced.wait()) for watch in self._new]
+        self._new = []
         if not waits:
             return
         _, late = await asyncio.wait(waits, timeout=_PATIENCE)

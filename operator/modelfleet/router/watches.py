@@ -38,9 +38,7 @@ class Watches:
         scopes: tuple[str | None, ...] = namespaces or (None,)
         self._pools = [Informer(client, MODEL_POOLS, _reader(ModelPool), hear, namespace=n) for n in scopes]
         self._policies = [Informer(client, ROUTING_POLICIES, _reader(RoutingPolicy), hear, namespace=n) for n in scopes]
-        self._slices: list[Informer[Endpoints]] = [
-            Informer(client, ENDPOINT_SLICES, endpoints_of, hear, namespace=n, label_selector=POOL) for n in scopes
-        ]
+        self._slices: list[Informer[Endpoints]] = [Informer(client, ENDPOINT_SLICES, endpoints_of, hear, namespace=n, label_selector=POOL) for n in scopes]
         self._informers: list[Informer[Any]] = [*self._pools, *self._policies, *self._slices]
         self.secrets = SecretWatches(client, lambda: on_news("secrets"))
 
@@ -54,25 +52,26 @@ class Watches:
             self.secrets.stop()
 
     async def synced(self) -> None:
-        """Wait until everything was listed once; Secrets for 3 s at most."""
+        """Wait until everything but the Secrets was listed once."""
         for informer in self._informers:
             await informer.synced.wait()
-        self.secrets.want(self._refs())
-        await self.secrets.settle()
+
+    @property
+    def pools(self) -> Mapping[str, ModelPool]:
+        """Pools by key."""
+        return {key: pool for informer in self._pools for key, pool in informer.objects.items()}
 
     @property
     def policies(self) -> Mapping[str, RoutingPolicy]:
         """Policies by key."""
         return {key: policy for informer in self._policies for key, policy in informer.objects.items()}
 
-    def observe(self) -> tuple[RoutingWorld, dict[SecretRef, tuple[str, bytes]], dict[str, tuple[str, ...]]]:
-        """The world now, the Secrets' values beside it (they never enter a world), and what each policy lacks."""
-        pools = {key: pool for informer in self._pools for key, pool in informer.objects.items()}
-        policies = self.policies
-        wanted = wanted_secrets(policies.values(), pools)
-        refs = set(chain.from_iterable(wanted.values()))
-        self.secrets.want(refs)
-        values = self.secrets.values(sorted(refs))
+    async def observe(self) -> tuple[RoutingWorld, dict[SecretRef, tuple[str, bytes]], dict[str, tuple[str, ...]]]:
+        """The world now, the Secrets' values beside it (they never enter a world), and what each policy lacks. Waits for Secrets named just now."""
+        self.secrets.want(chain.from_iterable(self._wanted().values()))
+        await self.secrets.settle()
+        pools, policies, wanted = self.pools, self.policies, self._wanted()
+        values = self.secrets.values(sorted(set(chain.from_iterable(wanted.values()))))
         world = RoutingWorld(
             pools=tuple(pool for _, pool in sorted(pools.items())),
             policies=tuple(policy for _, policy in sorted(policies.items())),
@@ -88,9 +87,8 @@ class Watches:
                 ready.setdefault(endpoints.pool, set()).update(endpoints.addresses)
         return {pool: tuple(sorted(addresses)) for pool, addresses in sorted(ready.items())}
 
-    def _refs(self) -> set[SecretRef]:
-        pools = {key: pool for informer in self._pools for key, pool in informer.objects.items()}
-        return set(chain.from_iterable(wanted_secrets(self.policies.values(), pools).values()))
+    def _wanted(self) -> dict[str, tuple[SecretRef, ...]]:
+        return wanted_secrets(self.policies.values(), self.pools)
 
 
 def _reader(kind: type[KindT]) -> Callable[[dict[str, Any]], KindT]:

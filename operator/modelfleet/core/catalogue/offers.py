@@ -8,7 +8,7 @@ devices are in use and free on it. Inside, quantities are units of the class's r
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelfleet.api.v1alpha1 import AcceleratorClass
 from modelfleet.api.v1alpha1.acceleratorclass import NodeEntry
@@ -39,11 +39,16 @@ class NodeOffer:
 
 @dataclass(frozen=True, slots=True)
 class ClassOffer:
-    """What a class offers. ``resource`` is what pods of the class ask for; ``unit`` is how many units make one device (1000 millicores: a core)."""
+    """What a class offers. ``resource`` is what its pods ask for; ``unit``: how many units make one device (1000 millicores: a core).
+
+    ``free_devices`` and ``allocatable_devices``: whole devices that pods could get now, and that there are in all, counted node by node.
+    """
 
     name: str
     resource: str
     nodes: tuple[NodeOffer, ...] = ()
+    free_devices: int = 0
+    allocatable_devices: int = 0
 
     @property
     def unit(self) -> int:
@@ -53,16 +58,6 @@ class ClassOffer:
     def devices(self, units: int) -> int:
         """Whole devices in so many units."""
         return units // self.unit
-
-    @property
-    def free_devices(self) -> int:
-        """Whole devices that pods of this class could get now, node by node."""
-        return sum(self.devices(n.free) for n in self.nodes if n.resource == self.resource)
-
-    @property
-    def allocatable_devices(self) -> int:
-        """Whole devices that the class's nodes offer in all."""
-        return sum(self.devices(n.allocatable) for n in self.nodes if n.resource == self.resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +94,7 @@ def build_catalogue(classes: Iterable[AcceleratorClass], nodes: Iterable[Node], 
         members[winner].append(_offer(node, entry, requested.get(node.name, {})))
         if len(matches) > 1:
             twice.append(MatchedTwice(node.name, winner, tuple(name for name, _ in matches[1:])))
-    offers = {c.metadata.name: ClassOffer(c.metadata.name, c.spec.nodes[0].resource, tuple(members[c.metadata.name])) for c in ordered}
+    offers = {c.metadata.name: _class_offer(c, tuple(members[c.metadata.name])) for c in ordered}
     return Catalogue(offers, class_of, tuple(twice))
 
 
@@ -123,6 +118,12 @@ def node_labels(catalogue: Catalogue, nodes: Iterable[Node], label: str, keep: f
         if wanted != observed and not (wanted is None and observed in keep):
             changes.append(NodeLabel(node.name, wanted))
     return tuple(changes)
+
+
+def _class_offer(accelerator: AcceleratorClass, nodes: tuple[NodeOffer, ...]) -> ClassOffer:
+    empty = ClassOffer(accelerator.metadata.name, accelerator.spec.nodes[0].resource, nodes)
+    asked = [n for n in nodes if n.resource == empty.resource]
+    return replace(empty, free_devices=sum(empty.devices(n.free) for n in asked), allocatable_devices=sum(empty.devices(n.allocatable) for n in asked))
 
 
 def _offer(node: Node, entry: NodeEntry, requested: Mapping[str, int]) -> NodeOffer:

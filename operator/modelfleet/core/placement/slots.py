@@ -6,6 +6,8 @@ span nodes. The ledger lives within one call of ``place_fleet`` and is its only 
 
 from __future__ import annotations
 
+from heapq import heapify, heappop
+
 from modelfleet.core.catalogue.offers import Catalogue
 
 __all__ = ["Slots"]
@@ -26,12 +28,14 @@ class Slots:
         """Reserve up to ``replicas`` slots, fullest node first so that large replicas keep their room; answers how many it got."""
         nodes = self._free.get(class_name, {})
         taken = 0
-        for node in sorted(nodes, key=lambda n: (nodes[n], n)):
-            here = min(replicas - taken, nodes[node] // units)
-            if here > 0:
-                nodes[node] -= here * units
-                self._taken.setdefault(owner, []).append((class_name, node, here * units))
-                taken += here
+        fitting = [(free, node) for node, free in nodes.items() if free >= units]
+        heapify(fitting)
+        while fitting and taken < replicas:
+            free, node = heappop(fitting)
+            here = min(replicas - taken, free // units)
+            nodes[node] -= here * units
+            self._taken.setdefault(owner, []).append((class_name, node, here * units))
+            taken += here
         return taken
 
     def release(self, owner: str) -> None:

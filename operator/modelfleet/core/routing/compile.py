@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -183,7 +184,7 @@ def _pool(pool: ModelPool, world: RoutingWorld) -> _Pool:
 
 def _pod_cluster(pool: ModelPool, flavors: Sequence[Flavor], addresses: Sequence[Address]) -> PodCluster:
     weights, parallel = _weights(flavors), {f.name: f.capacity.concurrency if f.capacity else None for f in flavors}
-    weighted = tuple(sorted(replace(a, weight=weights.get(a.flavor, 1)) for a in addresses))
+    weighted = tuple(sorted(replace(a, weight=weights.get(a.flavor, 1)) for a in addresses if _is_address(a.host)))
     declared = [parallel.get(a.flavor) for a in weighted]
     widest = max((c or 0 for c in parallel.values()), default=0)
     return PodCluster(
@@ -194,6 +195,15 @@ def _pod_cluster(pool: ModelPool, flavors: Sequence[Flavor], addresses: Sequence
         concurrency=sum(c or 0 for c in declared) if all(declared) else 0,
         max_requests=_power_of_two(4 * widest * max(1, pool.spec.replicas)) if all(parallel.values()) else _UNDECLARED_REQUESTS,
     )
+
+
+def _is_address(host: str) -> bool:
+    """A name among addresses would make Envoy refuse every endpoint that is pushed with it."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _weights(flavors: Sequence[Flavor]) -> dict[str, int]:

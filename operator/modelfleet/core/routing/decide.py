@@ -68,7 +68,8 @@ class Decision:
     @property
     def header(self) -> str:
         """The value of x-modelfleet-decision."""
-        return f"id={self.id};policy={self.policy}/{self.generation};rule={self.rule or '-'};chain={','.join(self.chain)};why={self.why}"
+        policy = f"{self.policy}/{self.generation}" if self.policy else "-"
+        return f"id={self.id};policy={policy};rule={self.rule or '-'};chain={','.join(self.chain)};why={self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ def _by_weight(rule: Rule, policy: str, session: str, capable: set[str], trail: 
 
 
 def _draw(weights: list[tuple[str, int]], key: str) -> str:
-    point = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % sum(percent for _, percent in weights)
+    point = int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big") % sum(percent for _, percent in weights)
     for name, percent in weights:
         if point < percent:
             return name

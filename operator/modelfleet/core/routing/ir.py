@@ -15,7 +15,19 @@ from dataclasses import dataclass, field
 from modelfleet.api.v1alpha1 import ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.routingpolicy import Capabilities, FallbackTrigger, Rule
 
-__all__ = ["Address", "CandidatePlan", "EntrypointPlan", "PodCluster", "PolicyPlan", "Price", "Problem", "RemoteCluster", "RoutingPlan", "RoutingWorld", "SecretRef"]
+__all__ = [
+    "Address",
+    "CandidatePlan",
+    "EntrypointPlan",
+    "PodCluster",
+    "PolicyPlan",
+    "Price",
+    "Problem",
+    "RemoteCluster",
+    "RoutingPlan",
+    "RoutingWorld",
+    "SecretRef",
+]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,7 +59,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class RoutingWorld:
-    """What compile may depend on. ``addresses``: pool key -> ready addresses, sorted. ``secrets``: refs whose value is at hand (None: not known, as in the operator)."""
+    """What compile may depend on. ``addresses``: pool key -> ready addresses, sorted.
+
+    ``secrets``: refs whose value is at hand (None: not known, as in the operator).
+    """
 
     pools: tuple[ModelPool, ...] = ()
     policies: tuple[RoutingPolicy, ...] = ()

@@ -24,11 +24,17 @@ BYTES_PER_TOKEN = 4
 """Bytes of text per input token, until a pool's own ratio is learned (docs/architecture.md)."""
 
 _MAX_KEYS = 256
-_MAX_OBJECTS = 200_000
-_COUNT_OBJECTS_FROM = 65_536
+_MAX_KEY = 256
+_MAX_OBJECTS = 100_000
+_MAX_QUOTES = 400_000
+_COUNT_FROM = 65_536
+_HASHED = 4096
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NOTHING = frozenset((b"null", b"[]", b"{}", b'""'))
+
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)
+"""All that a decoder raises: whatever else a body could raise would look like a lost decider, and be the client's choice."""
 
 T = TypeVar("T")
 
@@ -126,14 +132,14 @@ def read_request(body: bytes, headers: Mapping[str, str], lifted_model: str | No
 
 def _top_level(body: bytes) -> tuple[dict[str, msgspec.Raw], dict[str, tuple[int, int]]]:
     """The top-level fields, each as raw JSON, and where each value lies. A key given twice has two meanings and is refused."""
-    if len(body) > _COUNT_OBJECTS_FROM and body.count(b"{") + body.count(b"[") > _MAX_OBJECTS:
-        raise BadRequest(DecisionReason.MALFORMED_BODY, f"the body holds more than {_MAX_OBJECTS} objects and lists")
+    if len(body) > _COUNT_FROM and (body.count(b"{") + body.count(b"[") > _MAX_OBJECTS or body.count(b'"') > _MAX_QUOTES):
+        raise BadRequest(DecisionReason.MALFORMED_BODY, f"the body holds more than {_MAX_OBJECTS} objects and lists, or {_MAX_QUOTES} quotation marks")
     try:
         fields = _TOP.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadRequest(DecisionReason.MALFORMED_BODY, f"the body is not a JSON object: {error}") from None
-    if len(fields) > _MAX_KEYS:
-        raise BadRequest(DecisionReason.MALFORMED_BODY, f"the body has more than {_MAX_KEYS} fields")
+    if len(fields) > _MAX_KEYS or any(len(key) > _MAX_KEY for key in fields):
+        raise BadRequest(DecisionReason.MALFORMED_BODY, f"the body has more than {_MAX_KEYS} fields, or a name longer than {_MAX_KEY} characters")
     return fields, _spans(body, fields)
 
 
@@ -172,7 +178,7 @@ def _decode(decoder: msgspec.json.Decoder[T], fields: Mapping[str, msgspec.Raw],
         return absent
     try:
         return decoder.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadRequest(DecisionReason.MALFORMED_BODY, f"{key}: {error}") from None
 
 
@@ -195,7 +201,7 @@ def _read_messages(messages: list[_Message]) -> tuple[int, bool]:
 
 
 def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def _session(headers: Mapping[str, str], fields: Mapping[str, Any], messages: list[_Message]) -> str:
@@ -208,14 +214,14 @@ def _session(headers: Mapping[str, str], fields: Mapping[str, Any], messages: li
         return f"u:{_decode(_TEXT, fields, 'user', '')}"
     digest = blake2b(digest_size=8)
     for message in messages:
-        digest.update(message.role.encode())
+        digest.update(message.role[:_HASHED].encode(errors="surrogatepass"))
         for text in _texts(message):
-            digest.update(text.encode())
+            digest.update(text[:_HASHED].encode(errors="surrogatepass"))
         if message.role == "user":
             break
     for key in ("prompt", "input"):
         if key in fields:
-            digest.update(memoryview(fields[key])[:4096])
+            digest.update(memoryview(fields[key])[:_HASHED])
     return f"m:{digest.hexdigest()}"
 
 
@@ -237,6 +243,6 @@ def _facts_of_head(head: bytes, headers: Mapping[str, str], model: str) -> Reque
         tools=b'"tools"' in head or b'"functions"' in head,
         json_mode=b'"response_format"' in head,
         vision=b'"image' in head or b'"input_image' in head,
-        session=f"h:{hint}" if hint else f"m:{blake2b(head[:4096], digest_size=8).hexdigest()}",
+        session=f"h:{hint}" if hint else f"m:{blake2b(head[:_HASHED], digest_size=8).hexdigest()}",
         body_cut=True,
     )

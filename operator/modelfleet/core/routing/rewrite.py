@@ -4,19 +4,20 @@ Decided here: what an attempt sends. Request headers are shared by all attempts 
 client sent (kept in metadata) and removes what the attempt before it left: above all the key of another upstream, and the
 length of another body. Not here: the key itself (``credential_injector`` runs after this, from SDS).
 The model's value is found by the byte span the decider read, else by a bounded walk over the top level, else by its exact text.
+
+The script is one file beside the sockets, written by the router, and a cluster holds only its arguments: Envoy puts a refused cluster
+before its reason and cuts the whole at 4,096 bytes, so that a cluster with the script in it would be refused without a word.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from typing import Final
 
-__all__ = ["rewrite"]
+__all__ = ["REWRITE_FILE", "REWRITE_SOURCE", "rewrite"]
 
-_SOURCE = """
-local MODEL = @MODEL@
-local PREFIX = @PREFIX@
-local HOST = @HOST@
-local REMOTE = @REMOTE@
+REWRITE_SOURCE: Final = """local MODEL, PREFIX, HOST, REMOTE, REFUSED = ...
 local MINE, READ, DECIDED = "modelfleet.upstream", "modelfleet.request", "envoy.filters.http.ext_authz"
 
 -- Where the value of a key of the top-level object stands: first and last byte. Gives up after 20,000 steps: a hostile body costs little.
@@ -107,18 +108,20 @@ function envoy_on_response(handle)
   headers:replace("x-modelfleet-key-refused", "1")
   headers:replace("content-type", "application/json")
   headers:remove("www-authenticate")
-  handle:body(true):setBytes(@REFUSED@)
+  handle:body(true):setBytes(REFUSED)
 end
 """
 
 
-def rewrite(*, model: str, prefix: str, host: str | None, remote: str | None, refused: str) -> str:
+REWRITE_FILE: Final = f"rewrite-{hashlib.sha256(REWRITE_SOURCE.encode()).hexdigest()[:12]}.lua"
+"""Named by its content: a router of another version never changes the script under a running Envoy."""
+
+
+def rewrite(folder: str, *, model: str, prefix: str, host: str | None, remote: str | None, refused: str) -> str:
     """Lua source for one cluster. ``prefix`` replaces ``/v1``; ``host`` None keeps the client's; ``remote`` names an endpoint whose 401 and 403 are hidden."""
-    values = {"MODEL": json.dumps(model)[1:-1], "PREFIX": prefix.replace("%", "%%"), "HOST": host, "REMOTE": remote, "REFUSED": refused}
-    source = _SOURCE
-    for name, value in values.items():
-        source = source.replace(f"@{name}@", "nil" if value is None else _quoted(value))
-    return source
+    values = (json.dumps(model)[1:-1], prefix.replace("%", "%%"), host, remote, refused)
+    arguments = ", ".join("nil" if value is None else _quoted(value) for value in values)
+    return f"assert(loadfile({_quoted(f'{folder}/{REWRITE_FILE}')}))({arguments})"
 
 
 def _quoted(text: str) -> str:

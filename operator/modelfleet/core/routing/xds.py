@@ -49,12 +49,19 @@ _STRIPPED_UPSTREAM = (
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """What the installer chose. ``decide_timeout`` in seconds: how long one request waits for a decider that hangs."""
+    """What the installer chose. ``decide_timeout`` in seconds: how long one request waits for a decider that hangs.
+
+    ``decide_body_bytes``: how much of a body the decider gets to see, cut and marked as such beyond. Whole bodies of 4 MB take longer than 50 ms to
+    reach it, and then their size alone would switch it off.
+    ``sink_port`` is on loopback alone: clusters that resolve names cannot have the sink's Unix socket among their endpoints.
+    """
 
     run_dir: str = "/run/modelfleet"
     address: str = "0.0.0.0"
     port: int = 8080
+    sink_port: int = 8079
     max_body_bytes: int = 8 * 1024 * 1024
+    decide_body_bytes: int = 1024 * 1024
     decide_timeout: float = 0.05
     connect_timeout: float = 1.0
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
@@ -77,8 +84,12 @@ def resources(plan: RoutingPlan, settings: GatewaySettings) -> Resources:
     pods = (nothing, *plan.pod_clusters)
     clusters = {p.name: _pod_cluster(p, settings) for p in pods} | {r.name: _remote_cluster(r, settings) for r in plan.remote_clusters}
     return Resources(
-        listeners={"gateway": _gateway(settings), "sink": _sink(settings)},
-        routes={_ROUTES: _route_table(plan, settings)},
+        listeners={
+            "gateway": _gateway(settings),
+            "sink": _sink("sink", _pipe(settings, "sink"), settings),
+            "sink-tcp": _sink("sink-tcp", _tcp("127.0.0.1", settings.sink_port), settings),
+        },
+        routes={_ROUTES: _route_table(plan)},
         clusters=dict(sorted(clusters.items())),
         endpoints={p.name: _assignment(p, settings) for p in sorted(pods, key=lambda p: p.name)},
         secrets={secret_name(r.secret): r.secret for r in plan.remote_clusters if r.secret is not None},
@@ -134,11 +145,18 @@ def _gateway(settings: GatewaySettings) -> Json:
         local_reply_config={"mappers": _local_replies()},
         access_log=[_access_log()],
     )
-    return _listener("gateway", {"socket_address": {"address": settings.address, "port_value": settings.port}}, manager, settings.max_body_bytes)
+    return _listener("gateway", _tcp(settings.address, settings.port), manager, settings.max_body_bytes)
 
 
-def _sink(settings: GatewaySettings) -> Json:
-    """What answers for a pool without a ready pod: an ordinary 503, since Envoy retries those and not its own "no healthy upstream"."""
+def _tcp(address: str, port: int) -> Json:
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _sink(name: str, address: Json, settings: GatewaySettings) -> Json:
+    """What answers for a pool without a ready pod, or an endpoint whose name does not resolve.
+
+    It is an ordinary 503: Envoy retries those, and not its own "no healthy upstream".
+    """
     body = error_body("no replica of any candidate is ready; try again later", kind="server_error", code="no_ready_replica")
     answer = _direct(503, body) | {"match": {"prefix": "/"}}
     answer["response_headers_to_add"].append(_header("retry-after", "5"))
@@ -148,7 +166,7 @@ def _sink(settings: GatewaySettings) -> Json:
         route_config={"name": "sink", "virtual_hosts": [{"name": "sink", "domains": ["*"], "routes": [answer]}]},
         http_filters=[{"name": "router", "typed_config": _any(f"{_HTTP}.router.v3.Router", suppress_envoy_headers=True)}],
     )
-    return _listener("sink", _pipe(settings, "sink"), manager, settings.max_body_bytes)
+    return _listener(name, address, manager, settings.max_body_bytes)
 
 
 def _listener(name: str, address: Json, manager: Json, buffer_bytes: int) -> Json:
@@ -213,7 +231,7 @@ def _decide(settings: GatewaySettings) -> Json:
         failure_mode_allow=True,
         failure_mode_allow_header_add=True,
         clear_route_cache=True,
-        with_request_body={"max_request_bytes": settings.max_body_bytes, "allow_partial_message": True, "pack_as_bytes": True},
+        with_request_body={"max_request_bytes": min(settings.decide_body_bytes, settings.max_body_bytes), "allow_partial_message": True, "pack_as_bytes": True},
         metadata_context_namespaces=[_REQUEST],
         disallowed_headers={"patterns": [{"exact": name} for name in ("api-key", "authorization", "cookie", "proxy-authorization", "x-api-key")]},
         stat_prefix="decide",
@@ -260,7 +278,7 @@ def _access_log() -> Json:
         "grpc_service": _grpc("ads"),
         "transport_api_version": "V3",
         "buffer_flush_interval": "0.2s",
-        "custom_tags": [from_metadata("served", "host", "served"), from_metadata("policy", "route", "policy"), from_metadata("entrypoint", "route", "entrypoint")],
+        "custom_tags": [from_metadata(tag, kind, tag) for tag, kind in (("served", "host"), ("policy", "route"), ("entrypoint", "route"))],
     }
     typed = _any("envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig", common_config=common)
     return {"name": "envoy.access_loggers.http_grpc", "typed_config": typed}
@@ -269,8 +287,8 @@ def _access_log() -> Json:
 # --- routes ---
 
 
-def _route_table(plan: RoutingPlan, settings: GatewaySettings) -> Json:
-    routes = [_models(plan), *(r for p in plan.policies for r in _policy_routes(p, settings)), *_catch_all(plan)]
+def _route_table(plan: RoutingPlan) -> Json:
+    routes = [_models(plan), *(r for p in plan.policies for r in _policy_routes(p)), *_catch_all(plan)]
     host = {
         "name": "gateway",
         "domains": ["*"],
@@ -281,11 +299,11 @@ def _route_table(plan: RoutingPlan, settings: GatewaySettings) -> Json:
     return _any("envoy.config.route.v3.RouteConfiguration", name=_ROUTES, virtual_hosts=[host], max_direct_response_body_size_bytes=1_048_576)
 
 
-def _policy_routes(policy: PolicyPlan, settings: GatewaySettings) -> list[Json]:
-    return [_route(policy, entrypoint.name, settings) for entrypoint in policy.entrypoints]
+def _policy_routes(policy: PolicyPlan) -> list[Json]:
+    return [_route(policy, entrypoint.name) for entrypoint in policy.entrypoints]
 
 
-def _route(policy: PolicyPlan, entrypoint: str, settings: GatewaySettings) -> Json:
+def _route(policy: PolicyPlan, entrypoint: str) -> Json:
     context = {"policy": policy.key, "entrypoint": entrypoint, "version": policy.version}
     filters = {"modelfleet.decide": _any(f"{_HTTP}.ext_authz.v3.ExtAuthzPerRoute", check_settings={"context_extensions": context})}
     if policy.refuse_when_decider_lost:
@@ -306,7 +324,6 @@ def _route(policy: PolicyPlan, entrypoint: str, settings: GatewaySettings) -> Js
             _header("x-modelfleet-attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
             _header("x-modelfleet-decision", _undecided(policy), "ADD_IF_ABSENT"),
         ],
-        "per_request_buffer_limit_bytes": settings.max_body_bytes,
     }
 
 
@@ -345,6 +362,8 @@ def _retries(policy: PolicyPlan) -> Json:
         "num_retries": policy.max_attempts - 1,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.050s"},
         "refresh_cluster_on_retry": True,
+        "retry_host_predicate": [{"name": "tried", "typed_config": _any("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")}],
+        "host_selection_retry_max_attempts": 4,
     }
 
 
@@ -410,7 +429,7 @@ def _pod_cluster(pods: PodCluster, settings: GatewaySettings) -> Json:
         "max_ejection_percent": 100,
     }
     source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    lua = rewrite(model=pods.upstream_model, prefix="/v1", host=None, remote=None, refused="")
+    lua = rewrite(settings.run_dir, model=pods.upstream_model, prefix="/v1", host=None, remote=None, refused="")
     return _cluster(pods.name, settings, lua, pods.max_requests) | {
         "type": "EDS",
         "eds_cluster_config": {"eds_config": source},
@@ -424,18 +443,26 @@ def _remote_cluster(remote: RemoteCluster, settings: GatewaySettings) -> Json:
     refused = error_body(f"the endpoint {remote.pool}/{remote.flavor} refused the gateway's key", kind="server_error", code="key_refused")
     port = "" if remote.port == (443 if remote.tls else 80) else f":{remote.port}"
     served = f"{remote.pool}/{remote.flavor}"
-    lua = rewrite(model=remote.upstream_model, prefix=remote.path_prefix, host=remote.host + port, remote=served, refused=refused)
+    lua = rewrite(settings.run_dir, model=remote.upstream_model, prefix=remote.path_prefix, host=remote.host + port, remote=served, refused=refused)
     endpoint = {
-        "endpoint": {"address": {"socket_address": {"address": remote.host, "port_value": remote.port}}, "hostname": remote.host},
+        "endpoint": {"address": _tcp(remote.host, remote.port), "hostname": remote.host},
         "metadata": _served(remote.pool, remote.flavor),
+    }
+    sink = {
+        "endpoint": {"address": _tcp("127.0.0.1", settings.sink_port)},
+        "metadata": {"filter_metadata": {"envoy.transport_socket_match": {"sink": True}}},
     }
     cluster = _cluster(remote.name, settings, lua, 4 * remote.concurrency, _credential(remote.secret)) | {
         "type": "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "load_assignment": {"cluster_name": remote.name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "load_assignment": {
+            "cluster_name": remote.name,
+            "endpoints": [{"priority": 0, "lb_endpoints": [endpoint]}, {"priority": 1, "lb_endpoints": [sink]}],
+            "policy": {"overprovisioning_factor": 100_000},
+        },
     }
-    return cluster | ({"transport_socket": _tls(remote.host, settings)} if remote.tls else {})
+    return cluster | (_tls(remote.host, settings) if remote.tls else {})
 
 
 def _cluster(name: str, settings: GatewaySettings, lua: str, max_requests: int, extra: Iterable[Json] = ()) -> Json:
@@ -469,7 +496,12 @@ def _tls(host: str, settings: GatewaySettings) -> Json:
     names = [{"san_type": "DNS", "matcher": {"exact": host}}]
     context = {"trusted_ca": {"filename": settings.ca_file}, "match_typed_subject_alt_names": names}
     common = {"validation_context": context, "alpn_protocols": ["http/1.1"], "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"}}
-    return {"name": "tls", "typed_config": _any("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", sni=host, common_tls_context=common)}
+    tls = _any("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", sni=host, common_tls_context=common)
+    plain = _any("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer")
+    return {
+        "transport_socket": {"name": "tls", "typed_config": tls},
+        "transport_socket_matches": [{"name": "sink", "match": {"sink": True}, "transport_socket": {"name": "plain", "typed_config": plain}}],
+    }
 
 
 # --- endpoints ---
@@ -495,7 +527,7 @@ def _assignment(pods: PodCluster, settings: GatewaySettings) -> Json:
 
 def _pod(pool: str, address: Address) -> Json:
     return {
-        "endpoint": {"address": {"socket_address": {"address": address.host, "port_value": address.port}}},
+        "endpoint": {"address": _tcp(address.host, address.port)},
         "metadata": _served(pool, address.flavor),
         "load_balancing_weight": address.weight,
     }

@@ -117,13 +117,15 @@ def _last_decision(pool: ModelPool, decision: PoolDecision, now: datetime) -> La
 
 
 def _findings(pool: ModelPool, decision: PoolDecision) -> list[Finding]:
-    progressing = _progressing(decision)
+    stalled = _stalled(decision)
+    # who waits for a person is not on its way: kstatus would report InProgress for ever
+    progressing = Finding(ConditionType.PROGRESSING, False, stalled.reason) if stalled.status else _progressing(decision)
     return [
         _ready(decision),
         progressing,
         Finding(ConditionType.RECONCILING, progressing.status, progressing.reason, progressing.message),
         _degraded(decision),
-        _stalled(decision),
+        stalled,
         _paused(pool),
         _placed(decision),
         _workloads_ready(decision),
@@ -152,14 +154,14 @@ def _progressing(decision: PoolDecision) -> Finding:
         if facts.draining:
             return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{flavor.name}: {facts.draining} draining")
     if decision.unplaced:
-        return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{decision.unplaced} replicas wait for a place")
+        return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"replicas without a place: {decision.unplaced}")
     return Finding(ConditionType.PROGRESSING, False, ModelPoolReason.CONVERGED)
 
 
 def _degraded(decision: PoolDecision) -> Finding:
     missing = decision.wanted - decision.pods_ready - decision.stands_in
     if missing > 0:
-        return Finding(ConditionType.DEGRADED, True, ModelPoolReason.TOO_FEW_READY, f"{missing} of {decision.wanted} replicas do not serve")
+        return Finding(ConditionType.DEGRADED, True, ModelPoolReason.TOO_FEW_READY, f"replicas that do not serve: {missing} of {decision.wanted}")
     return Finding(ConditionType.DEGRADED, False, ModelPoolReason.AS_PROMISED)
 
 
@@ -177,7 +179,8 @@ def _paused(pool: ModelPool) -> Finding:
 
 def _placed(decision: PoolDecision) -> Finding:
     if decision.unplaced:
-        return Finding(ConditionType.PLACED, False, ModelPoolReason.UNPLACED, f"{decision.unplaced} of {decision.wanted} replicas: {_why_each(decision)}")
+        message = f"replicas without a place: {decision.unplaced} of {decision.wanted}; {_why_each(decision)}"
+        return Finding(ConditionType.PLACED, False, ModelPoolReason.UNPLACED, message)
     return Finding(ConditionType.PLACED, True, ModelPoolReason.ALL_PLACED)
 
 

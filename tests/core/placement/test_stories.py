@@ -1,0 +1,257 @@
+"""Placement, told as stories on a small fleet; each names the law or the rule it shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.support.builders import GPU, NOON, a_class, a_cpu_node, a_foreign_pod, a_node, a_pod, a_pool, a_world
+from tests.support.fakefleet import FakeFleet
+
+from modelfleet.api.v1alpha1 import ModelPool
+from modelfleet.core.catalogue.offers import build_catalogue
+from modelfleet.core.placement.decision import PoolDecision
+from modelfleet.core.placement.fleet import place_fleet
+from modelfleet.core.reconcile import plan_fleet
+from modelfleet.core.world import EndpointHealth, Telemetry, Workload, World
+
+H100, L4 = a_class("h100", "6.88"), a_class("l4", "0.71")
+
+
+def decide(world: World, key: str = "apps/boss") -> PoolDecision:
+    return place_fleet(world, build_catalogue(world.classes, world.nodes, world.pods))[key]
+
+
+def desired(decision: PoolDecision) -> dict[str, int]:
+    return {f.name: f.desired for f in decision.flavors}
+
+
+def reasons(decision: PoolDecision) -> dict[str, str]:
+    return {f.name: str(f.reason) for f in decision.flavors}
+
+
+def workloads(**replicas: int) -> tuple[Workload, ...]:
+    return tuple(Workload("apps", f"boss-{f}", "boss", f, n) for f, n in replicas.items())
+
+
+def remembering(pool: ModelPool, **flavors: dict[str, object]) -> ModelPool:
+    """The pool with a status that was written for its present generation."""
+    status = {"observedGeneration": pool.metadata.generation, "flavors": [{"name": n, "reason": "Standby", **f} for n, f in flavors.items()]}
+    return ModelPool.model_validate(
+        {"metadata": pool.metadata.model_dump(by_alias=True), "spec": pool.spec.model_dump(by_alias=True, exclude_none=True), "status": status}
+    )
+
+
+def test_a_brand_new_pool_takes_the_first_flavor_with_room_without_waiting() -> None:
+    world = a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, a_node("a", "h100"), a_node("b", "l4"))
+    assert desired(decide(world)) == {"h100": 1, "l4": 0}
+    assert reasons(decide(world)) == {"h100": "Preferred", "l4": "Standby"}
+
+
+def test_a_full_class_is_skipped_at_once_and_the_reason_says_so() -> None:
+    world = a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, a_node("a", "h100"), a_node("b", "l4"), a_foreign_pod("a"))
+    decision = decide(world)
+    assert desired(decision) == {"h100": 0, "l4": 1}
+    assert reasons(decision) == {"h100": "NoFreeDevice", "l4": "Fallback"}
+    assert decision.flavor("h100").message == "0 of 1 devices free (h100) since 12:00"
+    assert decision.flavor("l4").message == "h100: 0 of 1 devices free (h100) since 12:00"
+
+
+def test_since_when_a_class_is_full_is_remembered() -> None:
+    pool = remembering(a_pool("boss").wants("h100", or_else="l4").build(), h100={"reason": "NoFreeDevice", "message": "0 of 4 devices free (h100) since 09:30"})
+    world = a_world(pool, H100, L4, a_node("a", "h100"), a_node("b", "l4"), a_foreign_pod("a"))
+    assert decide(world).flavor("h100").message == "0 of 1 devices free (h100) since 09:30"
+
+
+def test_free_devices_on_two_nodes_do_not_make_room_for_one_replica() -> None:
+    pool = a_pool("boss").on("h100x2", "h100", devices=2)
+    decision = decide(a_world(pool, H100, a_node("a", "h100"), a_node("b", "h100")))
+    assert decision.unplaced == 1
+    assert decision.flavor("h100x2").message == "2 of 2 devices free (h100), 2 needed on one node since 12:00"
+
+
+def test_two_flavors_of_one_class_do_not_count_a_device_twice() -> None:
+    pool = a_pool("boss").on("one", "h100", max=1).on("two", "h100").replicas(2)
+    assert desired(decide(a_world(pool, H100, a_node("a", "h100", 1)))) == {"one": 1, "two": 0}
+
+
+@pytest.mark.parametrize(("node", "offered"), [("down", 0), ("cordoned", 0), ("fine", 1)])
+def test_only_ready_and_schedulable_nodes_have_room(node: str, offered: int) -> None:
+    place = a_node("a", "h100", ready=node != "down", schedulable=node != "cordoned")
+    assert desired(decide(a_world(a_pool("boss").wants("h100"), H100, place))) == {"h100": offered}
+
+
+def test_a_missing_class_and_a_class_without_nodes_have_their_own_reasons() -> None:
+    decision = decide(a_world(a_pool("boss").wants("b200", "h100", or_else="l4"), H100, L4, a_node("b", "l4")))
+    assert reasons(decision) == {"b200": "ClassNotFound", "h100": "NoMatchingNodes", "l4": "Fallback"}
+
+
+def test_the_endpoint_takes_the_remainder_and_waits_again_when_pods_return() -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100").or_endpoint().replicas(2).build()], [H100], [a_node("a", "h100", 2)])
+    fleet.settle()
+    fleet.set_devices("a", 0)
+    fleet.settle()
+    assert fleet.desired("boss", "remote") == 2
+    assert fleet.pools["apps/boss"].status.flavor_summary == "remote"
+    fleet.set_devices("a", 2)
+    fleet.settle()
+    assert fleet.reason("boss", "h100") == "WaitingToReturn"
+    fleet.pass_time(600)
+    fleet.settle()
+    assert (fleet.ready("boss", "h100"), fleet.desired("boss", "remote")) == (2, 0)
+
+
+def test_an_endpoint_that_is_down_is_skipped_and_named() -> None:
+    pool = a_pool("boss").or_endpoint().wants("l4")
+    health = (EndpointHealth("apps/boss", "remote", up=False, reason="KeyRefused"),)
+    decision = decide(a_world(pool, L4, a_node("b", "l4"), telemetry=Telemetry(endpoints=health, fresh=True)))
+    assert desired(decision) == {"remote": 0, "l4": 1}
+    assert "refused the key: key token of Secret remote-key" in decision.flavor("remote").message
+
+
+def test_pods_that_cannot_be_scheduled_though_devices_are_free_go_to_the_next_flavor_in_time() -> None:
+    pool = a_pool("boss").wants("h100", or_else="l4").build()
+    stuck = a_pod("boss", "h100", unschedulable_since=NOON, unschedulable_message="Insufficient memory")
+    world = a_world(pool, H100, L4, a_node("a", "h100"), a_node("b", "l4"), stuck, workloads=workloads(h100=1, l4=0))
+    early = decide(replace(world, now=NOON + timedelta(seconds=89)))
+    assert desired(early) == {"h100": 1, "l4": 0}
+    assert early.timers == (NOON + timedelta(seconds=90),)
+    late = decide(replace(world, now=NOON + timedelta(seconds=90)))
+    assert desired(late) == {"h100": 0, "l4": 1}
+    assert late.flavor("h100").reason == "PendingTimeout"
+    assert "Insufficient memory" in late.flavor("h100").message
+    assert late.flavor("h100").retry_after == NOON + timedelta(seconds=690)
+
+
+def test_a_flavor_that_failed_is_left_alone_until_its_time_comes_and_a_new_spec_forgets_it() -> None:
+    pool = remembering(
+        a_pool("boss").wants("h100", or_else="l4").build(),
+        h100={"reason": "PendingTimeout", "message": "stuck", "retryAfter": NOON + timedelta(seconds=60), "freeSince": NOON - timedelta(seconds=540)},
+        l4={"desired": 1},
+    )
+    world = a_world(pool, H100, L4, a_node("a", "h100"), a_node("b", "l4"), a_pod("boss", "l4", "b"), workloads=workloads(h100=0, l4=1))
+    assert desired(decide(world)) == {"h100": 0, "l4": 1}
+    assert decide(world).flavor("h100").message == "stuck"
+    assert desired(decide(replace(world, now=NOON + timedelta(seconds=60)))) == {"h100": 1, "l4": 1}
+    edited = pool.model_copy(update={"metadata": pool.metadata.model_copy(update={"generation": 2})})
+    assert decide(replace(world, pools=(edited,))).flavor("h100").retry_after is None
+
+
+def test_the_last_resort_keeps_its_stuck_replica_rather_than_nothing() -> None:
+    stuck = a_pod("boss", "h100", unschedulable_since=NOON - timedelta(hours=1))
+    decision = decide(a_world(a_pool("boss").wants("h100"), H100, a_node("a", "h100"), stuck, workloads=workloads(h100=1)))
+    assert desired(decision) == {"h100": 1}
+    assert reasons(decision) == {"h100": "PendingTimeout"}
+
+
+def test_a_quota_is_a_named_reason_at_once() -> None:
+    refused = (Workload("apps", "boss-h100", "boss", "h100", 1, failure="exceeded quota: gpus"),)
+    decision = decide(a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, a_node("a", "h100"), a_node("b", "l4"), workloads=refused))
+    assert desired(decision) == {"h100": 0, "l4": 1}
+    assert reasons(decision)["h100"] == "QuotaExceeded"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "restarts", "moves"), [("CrashLoopBackOff", 5, True), ("CrashLoopBackOff", 1, False), ("ImagePullBackOff", 0, True), ("", 5, False)]
+)
+def test_pods_that_never_come_up_are_given_up_after_a_while(waiting: str, restarts: int, moves: bool) -> None:
+    pod = a_pod("boss", "h100", "a", ready=False, waiting_reason=waiting, restarts=restarts, created=NOON - timedelta(seconds=100))
+    decision = decide(a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, a_node("a", "h100"), a_node("b", "l4"), pod, workloads=workloads(h100=1)))
+    assert desired(decision) == ({"h100": 0, "l4": 1} if moves else {"h100": 1, "l4": 0})
+
+
+def test_a_surge_pod_that_waits_for_a_device_is_no_reason_to_leave() -> None:
+    surge = a_pod("boss", "h100", index=1, unschedulable_since=NOON - timedelta(hours=1))
+    world = a_world(
+        a_pool("boss").wants("h100", or_else="l4"),
+        H100,
+        L4,
+        a_node("a", "h100"),
+        a_node("b", "l4"),
+        a_pod("boss", "h100", "a"),
+        surge,
+        workloads=workloads(h100=1),
+    )
+    assert desired(decide(world)) == {"h100": 1, "l4": 0}
+
+
+def test_a_lost_node_is_replaced_in_the_same_cycle() -> None:
+    world = a_world(
+        a_pool("boss").wants("h100"), H100, a_node("a", "h100", ready=False), a_node("b", "h100"), a_pod("boss", "h100", "a"), workloads=workloads(h100=1)
+    )
+    flavor = decide(world).flavor("h100")
+    assert (flavor.desired, flavor.deployment_replicas) == (1, 2)
+
+
+def test_a_device_that_vanishes_below_a_running_pod_stops_nothing() -> None:
+    node = a_node("a", "h100", 1, allocatable=0)
+    world = a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, node, a_node("b", "l4"), a_pod("boss", "h100", "a"), workloads=workloads(h100=1))
+    assert desired(decide(world)) == {"h100": 1, "l4": 0}
+
+
+def test_scale_down_takes_the_least_preferred_first() -> None:
+    pods = [a_pod("boss", "h100", "a"), a_pod("boss", "l4", "b"), a_pod("boss", "l4", "b", index=1)]
+    world = a_world(
+        a_pool("boss").wants("h100", or_else="l4").replicas(2), H100, L4, a_node("a", "h100"), a_node("b", "l4", 4), *pods, workloads=workloads(h100=1, l4=2)
+    )
+    assert desired(decide(world)) == {"h100": 1, "l4": 1}
+
+
+def test_holders_keep_their_device_and_the_rest_goes_by_key() -> None:
+    fleet = FakeFleet([a_pool(n).wants("h100", or_else="l4").build() for n in ("b", "c")], [H100, L4], [a_node("x", "h100"), a_node("y", "l4", 4)])
+    fleet.settle()
+    assert (fleet.ready("b", "h100"), fleet.ready("c", "l4")) == (1, 1)
+    fleet.pools["apps/a"] = a_pool("a").wants("h100", or_else="l4").build()
+    fleet.settle()
+    assert (fleet.ready("a", "l4"), fleet.ready("b", "h100")) == (1, 1)
+
+
+def test_a_promised_device_is_not_given_to_a_pool_whose_key_comes_first() -> None:
+    promised = (Workload("apps", "b-h100", "b", "h100", 1),)
+    world = a_world(a_pool("a").wants("h100"), a_pool("b").wants("h100"), H100, a_node("x", "h100"), workloads=promised)
+    assert desired(decide(world, "apps/b")) == {"h100": 1}
+    assert decide(world, "apps/a").flavor("h100").message == "1 of 1 devices free (h100), promised to other replicas since 12:00"
+
+
+def test_cpu_flavors_take_their_cpu_request_or_their_cores() -> None:
+    cpu = a_class("cpu", "0.04", resource="cpu")
+    small = a_pool("boss").on("cpu", "cpu", engine={"resources": {"requests": {"cpu": "500m"}}}).replicas(9)
+    assert desired(decide(a_world(small, cpu, a_cpu_node("n", 4, reserved_milli=100)))) == {"cpu": 7}
+    assert desired(decide(a_world(a_pool("boss").on("cpu", "cpu", devices=2).replicas(9), cpu, a_cpu_node("n", 4, reserved_milli=100)))) == {"cpu": 1}
+
+
+def test_a_paused_pool_stays_as_it_is() -> None:
+    plan = plan_fleet(a_world(a_pool("boss").wants("h100").replicas(3).paused(), H100, a_node("a", "h100", 4), workloads=workloads(h100=1)))
+    assert (plan.children, plan.held) == ((), {"apps/boss"})
+    (status,) = [s.status for s in plan.statuses if s.kind == "ModelPool"]
+    assert status["flavors"][0]["desired"] == 1
+
+
+def test_recheck_comes_with_the_soonest_timer_and_not_at_all_without() -> None:
+    pool = a_pool("boss").wants("h100")
+    assert plan_fleet(a_world(pool, H100, a_node("a", "h100"))).recheck_after is None
+    stuck = a_pod("boss", "h100", unschedulable_since=NOON - timedelta(seconds=80))
+    assert plan_fleet(a_world(pool, H100, a_node("a", "h100"), stuck, workloads=workloads(h100=1))).recheck_after == 10
+    soon = replace(stuck, unschedulable_since=NOON - timedelta(seconds=89.9))
+    assert plan_fleet(a_world(pool, H100, a_node("a", "h100"), soon, workloads=workloads(h100=1))).recheck_after == 1
+
+
+def test_a_return_that_gets_stuck_leaves_the_old_replica_serving() -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100", or_else="l4").build()], [H100, L4], [a_node("a", "h100", allocatable=0), a_node("b", "l4", 2)])
+    fleet.settle()
+    fleet.nodes["a"] = replace(fleet.nodes["a"], allocatable={GPU: 1, "cpu": 16_000}, labels={"device": "h100"})
+    fleet._label = lambda node, value: None  # type: ignore[method-assign]  # the pods cannot be scheduled: their node is never labelled
+    fleet.act(plan_fleet(fleet.world()))
+    fleet.pass_time(600)
+    for _ in range(3):
+        fleet.act(plan_fleet(fleet.world()))
+        fleet.work()
+    assert fleet.reason("boss", "h100") == "MigratingBack"
+    fleet.pass_time(90)
+    for _ in range(3):
+        fleet.act(plan_fleet(fleet.world()))
+        fleet.work()
+        assert fleet.ready("boss", "l4") == 1
+    assert fleet.reason("boss", "h100") == "PendingTimeout"
+    assert fleet.desired("boss", "h100") == 0

@@ -1,0 +1,81 @@
+"""The router as a process: what it reads from its environment, and that nothing it needs may be there yet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tests.support.envoy import free_port, remove, short_dir, until
+
+from modelfleet.errors import Stalled
+from modelfleet.router.settings import RouterSettings, read_settings
+
+
+def test_settings_come_from_the_environment_and_have_defaults() -> None:
+    assert read_settings({}) == RouterSettings()
+    assert read_settings({"HOSTNAME": "h", "POD_NAME": ""}).pod == "h"
+    read = read_settings({
+        "POD_NAME": "gw-1", "MODELFLEET_RUN_DIR": "/x", "MODELFLEET_HTTP_PORT": "1", "MODELFLEET_NAMESPACES": " b, a,,b", "MODELFLEET_DRAIN_SECONDS": "0",
+        "MODELFLEET_MAX_BODY_BYTES": "77", "MODELFLEET_KUBECONFIG": "/k", "MODELFLEET_ENVOY_PORT": "2", "MODELFLEET_CA_FILE": "/ca",
+        "MODELFLEET_LOG_LEVEL": "debug", "MODELFLEET_HTTP_HOST": "::1",
+    })  # fmt: skip
+    assert read == RouterSettings(
+        pod="gw-1", run_dir="/x", http_host="::1", http_port=1, envoy_port=2, namespaces=("a", "b"), max_body_bytes=77, ca_file="/ca", log_level="debug",
+        drain=0.0, kubeconfig="/k",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["eight", "-1", "1.5", "٣"])
+def test_a_wrong_setting_is_named(text: str) -> None:
+    with pytest.raises(Stalled, match="MODELFLEET_HTTP_PORT"):
+        read_settings({"MODELFLEET_HTTP_PORT": text})
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
+
+async def test_without_api_server_and_envoy_it_waits_alive_and_not_ready_and_ends_when_told() -> None:
+    folder, port = short_dir(), free_port()
+    config = Path(folder, "kubeconfig")
+    config.write_text(KUBECONFIG)
+    environment = os.environ | {
+        "MODELFLEET_RUN_DIR": folder, "MODELFLEET_HTTP_HOST": "127.0.0.1", "MODELFLEET_HTTP_PORT": str(port), "MODELFLEET_KUBECONFIG": str(config),
+        "MODELFLEET_DRAIN_SECONDS": "0",
+    }  # fmt: skip
+
+    def status(path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    process = subprocess.Popen([sys.executable, "-m", "modelfleet", "router"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await until(lambda: status("/healthz"), "an answer", 60)
+        assert {path: status(path) for path in ("/healthz", "/readyz", "/metrics", "/explain?id=1", "/nix")} == {
+            "/healthz": 200, "/readyz": 503, "/metrics": 200, "/explain?id=1": 404, "/nix": 404,
+        }  # fmt: skip
+        for name in ("ads.sock", "authz.sock"):
+            assert Path(folder, name).stat().st_mode & 0o777 == 0o660
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        remove(folder)
