@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from e2e.cluster import ROOT, Cluster, ClusterError, wait_until
 
 SYSTEM = "modelfleet-system"
 DEMO = "demo"
+PUBLIC_MODEL = "hf://bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M"
 EXAMPLE = ROOT / "policies" / "examples" / "fleet"
 Step = Callable[[str], Any]
 
@@ -62,28 +64,50 @@ class Fleet:
             )
 
     def chart_values(self) -> dict[str, Any]:
-        """What this cluster needs beyond the chart's defaults: in the lab, locally built images and where Secrets may be read."""
+        """What this cluster needs beyond the chart's defaults: where Secrets may be read, and images that are not the published ones.
+
+        In the lab they were built from the checkout; elsewhere IMAGE, ENVOY_IMAGE and ENGINE_IMAGE name them, if set.
+        """
         values: dict[str, Any] = {"gateway": {"secretNamespaces": [DEMO]}}
-        if self.cluster.lab is not None:
-            images = self.cluster.lab.images
-            values["image"] = _image(images["modelfleet"])
-            values["gateway"]["envoy"] = {"image": _image(images["envoy"])}
-            values["engines"] = {"LlamaCpp": images["engine"]}
+        product, envoy, engine = self._images()
+        if product:
+            values["image"] = _image(product)
+        if envoy:
+            values["gateway"]["envoy"] = {"image": _image(envoy)}
+        if engine:
+            values["engines"] = {"LlamaCpp": engine}
         return values
 
-    def example(self) -> list[dict[str, Any]]:
-        """The objects of the example fleet; in the lab the endpoint's address and key are the lab provider's."""
-        objects = [o for f in sorted(EXAMPLE.glob("*.yaml")) for o in yaml.safe_load_all(f.read_text()) if o and o["kind"] != "Kustomization"]
+    def _images(self) -> tuple[str | None, str | None, str | None]:
         if self.cluster.lab is not None:
-            provider = self.cluster.lab.provider
-            for obj in objects:
-                if obj["kind"] == "Secret":
-                    key = next(iter(obj.get("stringData") or obj["data"]))
-                    obj.pop("stringData", None)
-                    obj["data"] = {key: base64.b64encode(provider.key.encode()).decode()}
-                for flavor in obj["spec"].get("flavors", []) if obj["kind"] == "ModelPool" else []:
+            images = self.cluster.lab.images
+            return images["modelfleet"], images["envoy"], images["engine"]
+        return os.environ.get("IMAGE"), os.environ.get("ENVOY_IMAGE"), os.environ.get("ENGINE_IMAGE")
+
+    def example(self) -> list[dict[str, Any]]:
+        """The objects of the example fleet, with what only the cluster at hand can know.
+
+        In the lab the remote endpoint is the lab's provider. Elsewhere there is none: a cpu flavor stands in for it, so that any cluster can serve, and
+        the model is downloaded unless ENGINE_IMAGE brings it.
+        """
+        objects = [o for f in sorted(EXAMPLE.glob("*.yaml")) for o in yaml.safe_load_all(f.read_text()) if o and o["kind"] != "Kustomization"]
+        for pool in (o for o in objects if o["kind"] == "ModelPool"):
+            flavors = pool["spec"]["flavors"]
+            if self.cluster.lab is not None:
+                for flavor in flavors:
                     if "endpoint" in flavor:
-                        flavor["endpoint"]["url"] = provider.url
+                        flavor["endpoint"]["url"] = self.cluster.lab.provider.url
+                continue
+            if any("endpoint" in f for f in flavors):
+                pool["spec"]["flavors"] = [
+                    *(f for f in flavors if "endpoint" not in f),
+                    {"name": "cpu", "acceleratorClass": "cpu", "capacity": {"tokensPerSecond": 100}},
+                ]
+            if "ENGINE_IMAGE" not in os.environ:
+                pool["spec"]["model"]["source"] = PUBLIC_MODEL
+        for secret in (o for o in objects if o["kind"] == "Secret" and self.cluster.lab is not None):
+            (name,) = secret.pop("stringData")
+            secret["data"] = {name: base64.b64encode(self.cluster.lab.provider.key.encode()).decode()}
         return objects
 
     def apply(self, *objects: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
+
 from modelfleet.controller.loop import Clocks, Loop
 from modelfleet.controller.meters import Meters
 from modelfleet.core.plan import Plan

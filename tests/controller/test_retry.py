@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
+
 from modelfleet.controller.retry import Backoff, Retries
 
 

@@ -6,6 +6,7 @@ import io
 import logging
 
 import pytest
+
 from modelfleet.observability.logging import KeyValueFormatter, say
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from modelfleet.errors import Stalled
 from modelfleet.settings import operator_options
 
@@ -22,7 +23,8 @@ def test_everything_set_is_read():
         {
             "POD_NAME": "op-1", "POD_NAMESPACE": "fleet", "MODELFLEET_LEASE_DURATION": "3", "MODELFLEET_LEASE_DEADLINE": "2", "MODELFLEET_LEASE_RENEW": "0.5",
             "MODELFLEET_PORT": "9000", "MODELFLEET_LABEL_NODES": "false", "MODELFLEET_IMAGE_LLAMACPP": "r/l@sha256:0", "MODELFLEET_IMAGE_PULL_POLICY": "Never",
-            "MODELFLEET_PACE_GHOSTS": "2", "MODELFLEET_SCRAPE_INTERVAL": "1", "MODELFLEET_LOG_LEVEL": "debug", "MODELFLEET_KUBECONFIG": "/env", "MODELFLEET_CONTEXT": "c",
+            "MODELFLEET_PACE_GHOSTS": "2", "MODELFLEET_SCRAPE_INTERVAL": "1", "MODELFLEET_LOG_LEVEL": "debug",
+            "MODELFLEET_KUBECONFIG": "/env", "MODELFLEET_CONTEXT": "c",
         },
         kubeconfig="/flag",
     )  # fmt: skip

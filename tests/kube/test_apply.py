@@ -191,7 +191,8 @@ async def test_prunes_only_what_an_existing_readable_pool_no_longer_wants(stage:
     await stage.act(children=both)
     held = await stage.act(held=frozenset({f"{stage.namespace}/small"}))
     assert held.writes == 0
-    result = await stage.act()
+    assert (await stage.act(held_flavors=frozenset({f"{stage.namespace}/small/cpu"}))).writes == 0
+    result = await stage.act(held_flavors=frozenset({f"{stage.namespace}/small/other"}))
     assert (result.writes, dict(result.errors)) == (2, {})
     left, _ = await stage.client.list(DEPLOYMENTS, stage.namespace)
     assert [d["metadata"]["name"] for d in left] == ["ghost-cpu"]

@@ -61,6 +61,7 @@ def engine_pod(lab: Lab, name: str, node_kind: str, devices: int = 0) -> dict[st
             "nodeSelector": {"modelfleet.dev/lab-node": node_kind},
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if devices else [],
             "containers": [container],
+            "terminationGracePeriodSeconds": 120,
         },
     }
 
@@ -127,14 +128,14 @@ def test_a_terminated_server_finishes_the_stream_in_flight(lab: Lab, namespace: 
     lab.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(engine_pod(lab, "leaving", "cpu")))
     lab.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/leaving", "--timeout=60s")
     url = f"http://{lab.get('pod', '-n', namespace, 'leaving')['status']['podIP']}:8080/v1/chat/completions"
-    body = {"messages": [{"role": "user", "content": "Tell a long story."}], "max_tokens": 300, "stream": True, "ignore_eos": True}
+    body = {"messages": [{"role": "user", "content": "Tell a long story."}], "max_tokens": 150, "stream": True, "ignore_eos": True}
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
         assert answer.readline().startswith(b"data:")
         lab.kubectl("delete", "pod", "-n", namespace, "leaving", "--wait=false")
         rest = answer.read()
     assert rest.rstrip().endswith(b"data: [DONE]")
-    lab.kubectl("wait", "-n", namespace, "--for=delete", "pod/leaving", "--timeout=25s")
+    lab.kubectl("wait", "-n", namespace, "--for=delete", "pod/leaving", "--timeout=120s")
 
 
 @pytest.mark.lab

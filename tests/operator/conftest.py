@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from modelfleet.kube.client import Client
 from tests.operator.running import Fleet, OperatorProcess, make_fleet
 from tests.support.apiserver import ApiServer
 from tests.support.proxy import ApiProxy
+
+from modelfleet.kube.client import Client
 
 
 @pytest.fixture(scope="session")

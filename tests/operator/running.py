@@ -15,10 +15,11 @@ from uuid import uuid4
 
 import httpx
 import orjson
+from tests.support.proxy import Seen
+
 from modelfleet.core.render.labels import ACCELERATOR_CLASS
 from modelfleet.kube.client import Client
 from modelfleet.kube.resources import ACCELERATOR_CLASSES, DEPLOYMENTS, LEASES, MODEL_POOLS, NAMESPACES, NODES, PODS, ROUTING_POLICIES, SERVICES
-from tests.support.proxy import Seen
 
 LEASE = "modelfleet-operator"
 QUICK = {"LEASE_DURATION": "3", "LEASE_DEADLINE": "2", "LEASE_RENEW": "0.5"}

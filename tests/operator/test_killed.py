@@ -2,60 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
-import pytest
+from tests.operator.running import Fleet, OperatorProcess, eventually, is_work, told
+from tests.support.proxy import ApiProxy, Seen
+
 from modelfleet.kube.client import Object
 from modelfleet.kube.resources import ACCELERATOR_CLASSES, DEPLOYMENTS, EVENTS, MODEL_POOLS, NODES, SERVICES
-from tests.operator.running import Fleet, eventually, is_work, told
-from tests.support.proxy import Seen
 
 MOST_WRITES = 25
+FEWEST_WRITES = 5  # label, Deployment, Service, two statuses
 
 
 async def test_killed_after_every_write(fleet, proxy, start, tmp_path):
     """Each process makes one write and dies before it hears the answer: as many lives as the reconcile has writes."""
-    await _die_until_done(fleet, proxy, start, tmp_path, fatal=1, when="after")
+    await _die_until_done(fleet, proxy, start, tmp_path, when="after")
 
 
 async def test_killed_before_every_write(fleet, proxy, start, tmp_path):
     """Each process makes one write and dies with the second on its lips."""
-    await _die_until_done(fleet, proxy, start, tmp_path, fatal=2, when="before")
+    await _die_until_done(fleet, proxy, start, tmp_path, when="before")
 
 
-async def _die_until_done(fleet: Fleet, proxy: Any, start: Any, tmp_path: Any, *, fatal: int, when: Any) -> None:
+class Executioner:
+    """Lets one write of a life pass, and kills before the second or after the first. Writes are sent many at once; this makes them one by one."""
+
+    def __init__(self, operator: OperatorProcess, when: Literal["before", "after"]) -> None:
+        self.operator, self.when = operator, when
+        self.passed: Seen | None = None
+
+    def before(self, seen: Seen) -> bool:
+        """True: hold it for ever."""
+        if not is_work(seen):
+            return False
+        if self.passed is None:
+            self.passed = seen
+            return False
+        if self.when == "before":
+            self.operator.kill()
+        return True
+
+    def after(self, seen: Seen) -> bool:
+        if is_work(seen) and self.when == "after":
+            self.operator.kill()
+            return True
+        return False
+
+
+async def _die_until_done(fleet: Fleet, proxy: ApiProxy, start: Callable[..., OperatorProcess], tmp_path: Path, *, when: Literal["before", "after"]) -> None:
     await fleet.a_fleet()
     kubeconfig = proxy.kubeconfig(tmp_path)
-    lives = 0
+    wrote: list[Seen] = []
     while True:
         proxy.reset()
         await fleet.no_lease()
         operator = start(kubeconfig, PACE_RESYNC="0.2")
-        lives += 1
-        writes = 0
+        executioner = Executioner(operator, when)
+        proxy.hold(executioner.before)
+        proxy.hold(executioner.after, "after")
 
-        def strikes(seen: Seen, operator: Any = operator) -> bool:
-            nonlocal writes
-            writes += is_work(seen)
-            if is_work(seen) and writes >= fatal:
-                operator.kill()
-                return True
-            return False
-
-        hold = proxy.hold(strikes, when)
-
-        async def over(operator: Any = operator) -> bool:
+        async def over(operator: OperatorProcess = operator) -> bool:
             return operator.ended() or await operator.metric("modelfleet_operator_cycles_total") >= 4
 
         await eventually(over, operator.story)
+        wrote += [executioner.passed] if executioner.passed else []
         if not operator.ended():
             break
-        hold.release()
-        assert lives <= MOST_WRITES, told(proxy.written())
+        assert len(wrote) <= MOST_WRITES, told(wrote)
 
-    killed = await _objects(fleet)
-    assert lives > 4, "the reconcile was shorter than it can be"
+    assert len(wrote) >= FEWEST_WRITES, told(wrote)
+    assert len({(w.path, w.body) for w in wrote}) == len(wrote), told(wrote)  # nobody repeated what a predecessor had done
     assert await fleet.settled("small")
+    killed = await _objects(fleet)
 
     # the reference: the same manifests, one life
     operator.kill()
@@ -70,8 +90,10 @@ async def _die_until_done(fleet: Fleet, proxy: Any, start: Any, tmp_path: Any, *
     async def same() -> bool:
         return await _objects(fleet) == killed
 
-    with_difference = lambda: f"the same objects; killed: {killed}"  # noqa: E731
-    await eventually(same, with_difference)
+    try:
+        await eventually(same, "the same objects")
+    except AssertionError:
+        assert await _objects(fleet) == killed
 
 
 async def _objects(fleet: Fleet) -> dict[str, Any]:
@@ -95,7 +117,6 @@ def _essence(item: Object) -> Object:
     return {"meta": meta, "spec": spec, "conditions": conditions}
 
 
-@pytest.mark.usefixtures("fleet")
 async def test_events_are_not_told_twice_by_two_lives(fleet, server, start):
     await fleet.a_fleet()
     for _ in range(2):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from modelfleet.kube.client import Client
 from tests.operator.running import OperatorProcess, eventually, make_fleet
+
+from modelfleet.kube.client import Client
 
 
 async def test_kinds_that_come_late_and_go_again(make_apiserver, tmp_path):
-    server = await asyncio.to_thread(make_apiserver)
+    server = make_apiserver()
     operator = OperatorProcess(tmp_path, server.kubeconfig, "default", PACE_CRDS="0.5")
     try:
 

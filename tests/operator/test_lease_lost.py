@@ -9,9 +9,10 @@ import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from modelfleet.kube.resources import MODEL_POOLS
 from tests.operator.running import QUICK, Fleet, eventually, is_work, told
 from tests.support.proxy import TcpProxy
+
+from modelfleet.kube.resources import MODEL_POOLS
 
 DEADLINE = float(QUICK["LEASE_DEADLINE"])
 IN_FLIGHT = 1
@@ -116,4 +117,4 @@ async def _polled(proxy, times: int) -> bool:
 
 
 def _time(event: dict) -> float:
-    return datetime.fromisoformat(event["requestReceivedTimestamp"].replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from modelfleet.kube.resources import DEPLOYMENTS, MODEL_POOLS
 from tests.operator.running import eventually, is_work, told
+
+from modelfleet.kube.resources import DEPLOYMENTS, MODEL_POOLS
 
 
 async def test_the_same_manifests_twice_are_no_write(fleet, proxy, start, tmp_path):

@@ -6,8 +6,9 @@ import asyncio
 import signal
 
 import pytest
-from modelfleet.kube.resources import LEASES
 from tests.operator.running import LEASE, PATIENT, eventually, is_lease, is_work, told
+
+from modelfleet.kube.resources import LEASES
 
 GRACE = 30.0
 

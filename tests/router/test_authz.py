@@ -39,7 +39,8 @@ def a_check(body: bytes, headers: dict[str, str], lifted: str | None = None, pol
 
 
 def answer_of(decider: Decider, request: Any) -> Any:
-    return external_auth_pb2.CheckResponse.FromString(decider.check(request))
+    answer = decider.check(request)
+    return None if answer is None else external_auth_pb2.CheckResponse.FromString(answer)
 
 
 def a_random_request(dice: random.Random) -> tuple[bytes, dict[str, str]]:
@@ -81,6 +82,10 @@ def test_explain_equals_the_data_path_on_a_thousand_random_requests() -> None:
             same = ("model", "policy", "rule", "why", "chain", "groups", "refusal", "trail", "features", "explanation")
             assert {k: live[k] for k in same} == {k: told[k] for k in same} == {k: offline[k] for k in same}
             assert explain_lines(told)[1:] == told["explanation"]
+        seen.add((told["why"], told["rule"], tuple(told["chain"])))
+        assert (answer is None) == (told["why"] == "NotProgrammed")
+        if answer is None:
+            continue
         metadata = json_format.MessageToDict(answer.dynamic_metadata)
         assert (metadata["id"], metadata["policy"]) == (headers["x-request-id"], told["policy"])
         if told["refusal"]:
@@ -98,7 +103,6 @@ def test_explain_equals_the_data_path_on_a_thousand_random_requests() -> None:
             assert [option.header.value for option in answer.ok_response.headers] == [metadata["span"]]
             start, end = map(int, metadata["span"].split(","))
             assert lifted or json.loads(body[start:end]) == told["model"]
-        seen.add((told["why"], told["rule"], tuple(told["chain"])))
     assert {why for why, _, _ in seen} == {
         "RuleMatched", "RulePinned", "DefaultChain", "Weighted", "NotProgrammed", "NoCapableCandidate", "MalformedBody", "BodyCut",
     }  # fmt: skip
@@ -140,7 +144,7 @@ def test_the_last_ten_thousand_decisions_are_remembered_without_a_word_of_their_
     assert not any(word in repr((decider.recall("n1"), remembered)) for word in ("4711", "alice", "session-99", "app-header"))
 
 
-async def test_a_check_over_the_socket_is_answered_and_a_broken_decider_answers_nothing() -> None:
+async def test_a_check_over_the_socket_is_answered_and_a_decider_that_cannot_decide_answers_nothing() -> None:
     """An error must reach Envoy as a lost decider: an OK would let strict routes through."""
     took: list[float] = []
     decider, folder = Decider(took.append), short_dir()
@@ -155,19 +159,20 @@ async def test_a_check_over_the_socket_is_answered_and_a_broken_decider_answers_
             answer = await stub.Check(a_check(b'{"model":"auto","messages":[]}', {"x-request-id": "1"}, "auto"))
             assert answer.ok_response.response_headers_to_add[0].header.value == "id=1;policy=shop/p/7;rule=short;chain=small,boss;why=RuleMatched"
             assert len(took) == 1
-            decider._table = {"auto": "broken"}
-            with pytest.raises(grpc.aio.AioRpcError) as lost:
-                await stub.Check(a_check(b'{"model":"auto","messages":[]}', {"x-request-id": "2"}, "auto"))
-            assert lost.value.code() is grpc.StatusCode.UNKNOWN
+            for broken, code in (({"auto": "broken"}, grpc.StatusCode.UNKNOWN), ({}, grpc.StatusCode.UNAVAILABLE)):
+                decider._table = broken
+                with pytest.raises(grpc.aio.AioRpcError) as lost:
+                    await stub.Check(a_check(b'{"model":"auto","messages":[]}', {"x-request-id": "2"}, "auto"))
+                assert lost.value.code() is code
     finally:
         await server.stop(None)
         remove(folder)
 
 
-def test_a_route_of_another_policy_keeps_its_own_chain() -> None:
+def test_a_route_of_another_policy_is_left_to_itself() -> None:
     decider = Decider()
     decider.use(the_plan())
-    answer = answer_of(decider, a_check(b'{"model":"auto"}', {"x-request-id": "1"}, "auto", policy="shop/older"))
-    assert "priority_groups" not in json_format.MessageToDict(answer.dynamic_metadata)
-    assert answer.ok_response.headers[0].header.key == "x-modelfleet-model-span"
-    assert answer.ok_response.response_headers_to_add[0].header.value == "id=1;policy=shop/older/0;rule=-;chain=;why=NotProgrammed"
+    assert answer_of(decider, a_check(b'{"model":"auto"}', {"x-request-id": "1"}, "auto", policy="shop/older")) is None
+    remembered = decider.recall("1")
+    assert remembered is not None
+    assert remembered.decision.header == "id=1;policy=shop/older/0;rule=-;chain=;why=NotProgrammed"

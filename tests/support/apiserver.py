@@ -98,7 +98,14 @@ class ApiServer:
             raise FileNotFoundError(f"no CRDs in {folder}: run `modelfleet crds` first")
         for file in files:
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", file, check=True)
-            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", file, check=True)
+        for file in files:
+            # a CRD without any status yet is an error to `kubectl wait`, so it is asked again
+            for _ in range(20):
+                if self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", file).returncode == 0:
+                    break
+                time.sleep(0.5)
+            else:
+                self.kubectl("wait", "--for=condition=Established", "--timeout=5s", "-f", file, check=True)
 
     def pause(self) -> None:
         """Freeze the API server: connections stay open, nothing answers."""

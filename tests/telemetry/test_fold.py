@@ -6,6 +6,7 @@ import math
 
 import pytest
 from hypothesis import given, strategies as st
+
 from modelfleet.core.world import EndpointHealth
 from modelfleet.telemetry.fold import FRESH_SECONDS, WINDOW_SECONDS, Fold, Sample, fold, telemetry_of
 

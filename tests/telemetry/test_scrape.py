@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
 from modelfleet.core.world import EndpointHealth, Gateway
 from modelfleet.observability import metrics
 from modelfleet.telemetry.exposition import read_sample
 from modelfleet.telemetry.scrape import Scraper, ScrapeSettings
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 
 class Router:
@@ -28,7 +30,7 @@ class Router:
         self.silent = False
         self.beats = 0
 
-    async def __aenter__(self) -> Router:
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self._answer, self.gateway.address, PORT)
         return self
 
@@ -118,7 +120,7 @@ async def test_a_ready_gateway_without_an_address_is_not_fresh():
 
 async def test_only_families_of_ours_are_read_and_unknown_labels_do_no_harm():
     sample = read_sample(
-        f"# TYPE x histogram\nx_bucket{{le=\"nonsense\n{metrics.HEARTBEAT} 7\n"
+        f'# TYPE x histogram\nx_bucket{{le="nonsense\n{metrics.HEARTBEAT} 7\n'
         f'{metrics.USAGE_TOKENS}{{pool="a/p",flavor="f",direction="sideways"}} 1\n'
         f'{metrics.USAGE_TOKENS}{{flavor="f",direction="input"}} 1\n'
         f'{metrics.ENDPOINT_UP}{{pool="a/p",flavor="f",reason="Mystery"}} 0\n'

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from modelfleet.api.parse import InvalidObject
-from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.core.plan import Manifest, Plan
 from modelfleet.core.render.labels import ACCELERATOR_CLASS, POOL
+from modelfleet.kube.apply import may_prune
 from modelfleet.kube.compare import covers, drops
-from modelfleet.kube.mirror import Child, Mirror
+from modelfleet.kube.mirror import Mirror
 from modelfleet.kube.resources import object_key
 
 __all__ = ["Change", "changes_of"]
@@ -54,15 +53,8 @@ def _change(manifest: Manifest, fields: tuple[str, ...]) -> Change:
 def _deletes(plan: Plan, mirror: Mirror) -> Iterator[Change]:
     desired = {(m["kind"], m["metadata"]["namespace"], m["metadata"]["name"]) for m in plan.children}
     for child in mirror.children():
-        if (child.kind, child.namespace, child.name) not in desired and _prunable(child, plan, mirror):
+        if (child.kind, child.namespace, child.name) not in desired and may_prune(child, plan, mirror):
             yield Change(child.kind, child.namespace, child.name, "delete")
-
-
-def _prunable(child: Child, plan: Plan, mirror: Mirror) -> bool:
-    pool = mirror.ours(ModelPool.KIND, child.pool)
-    if pool is None or isinstance(pool.parsed, InvalidObject) or child.deleting or child.pool in plan.held:
-        return False
-    return pool.uid in child.owner_uids
 
 
 def _labels(plan: Plan, mirror: Mirror) -> Iterator[Change]:

@@ -47,8 +47,8 @@ def explain_request(decision: Decision) -> list[str]:
     lines += [sentence_of(step) for step in decision.trail]
     if decision.refusal is not None:
         lines.append(f"answer: HTTP {decision.refusal.status}, {decision.refusal.message}")
-    elif not decision.groups:
-        lines.append("answer: the route's own static chain serves")
+    elif decision.undecided:
+        lines.append("answer: as without a decider, the route's own static chain serves, or refuses if its policy says so")
     else:
         lines.append(f"answer: {' then '.join(decision.chain)} (groups {', '.join(dict.fromkeys(decision.groups))}), because {decision.why}")
     return lines

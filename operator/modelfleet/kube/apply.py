@@ -26,7 +26,7 @@ from .events import Recorder
 from .mirror import Child, Mirror, child_of
 from .resources import LEASES, NODES, ROUTING_POLICIES, object_key, of_kind
 
-__all__ = ["ActResult", "Actor"]
+__all__ = ["ActResult", "Actor", "may_prune"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 16
@@ -67,7 +67,9 @@ class Actor:
         self._errors, self._skip = {}, skip
         desired = {_manifest_key(m): m for m in plan.children}
         await self._each((key, partial(self._apply_child, key, m)) for key, m in desired.items() if _pool_of(m) not in plan.held)
-        await self._each((_child_key(c), partial(self._prune, c)) for c in self._mirror.children() if _child_key(c) not in desired and self._may_prune(c, plan))
+        await self._each(
+            (_child_key(c), partial(self._prune, c)) for c in self._mirror.children() if _child_key(c) not in desired and may_prune(c, plan, self._mirror)
+        )
         await self._each((f"{NODES.kind}:{label.node}", partial(self._label_node, label)) for label in plan.node_labels)
         await self._each((_status_key(w), partial(self._apply_status, w)) for w in plan.statuses)
         await self._each(self._vanished(plan.vanished_gateways))
@@ -113,13 +115,6 @@ class Actor:
         shown = child_of(await self._client.apply(resource, namespace, name, manifest, MANAGER_CHILDREN))
         if shown is not None:
             self._answers[key] = _Answer(wanted, shown, shown.version)
-
-    def _may_prune(self, child: Child, plan: Plan) -> bool:
-        """Only below a pool that we can read, that is not held and that owns the child; the children of vanished pools are the garbage collector's."""
-        pool = self._mirror.ours(ModelPool.KIND, child.pool)
-        if pool is None or isinstance(pool.parsed, InvalidObject) or child.deleting or child.pool in plan.held:
-            return False
-        return pool.uid in child.owner_uids
 
     async def _prune(self, child: Child) -> None:
         try:
@@ -185,6 +180,14 @@ class Actor:
 
     def _forget_answers(self, keys: set[str]) -> None:
         self._answers = {key: answer for key, answer in self._answers.items() if key in keys}
+
+
+def may_prune(child: Child, plan: Plan, mirror: Mirror) -> bool:
+    """Only below a pool that we can read, that owns the child and that is not held; the children of vanished pools are the garbage collector's."""
+    pool = mirror.ours(ModelPool.KIND, child.pool)
+    if pool is None or isinstance(pool.parsed, InvalidObject) or child.deleting or child.pool in plan.held or child.flavor_key in plan.held_flavors:
+        return False
+    return pool.uid in child.owner_uids
 
 
 def _own_part(kind: str, status: Mapping[str, Any]) -> Object:

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 from modelfleet.api.parse import InvalidObject, parse
 from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.common import Kind
-from modelfleet.core.render.labels import COMPONENT, GATEWAY_SELECTOR, MANAGED_BY, MANAGED_BY_VALUE, MANAGER_CHILDREN, POOL
+from modelfleet.core.render.labels import COMPONENT, FLAVOR, GATEWAY_SELECTOR, MANAGED_BY, MANAGED_BY_VALUE, MANAGER_CHILDREN, POOL
 from modelfleet.core.world import Defaults, Gateway, Node, Pod, Telemetry, Workload, World
 
 from .changes import Changes
@@ -72,6 +72,11 @@ class Child:
     def pool(self) -> str:
         """The key of the pool that the labels name."""
         return object_key(self.namespace, self.desired["metadata"]["labels"][POOL])
+
+    @property
+    def flavor_key(self) -> str:
+        """``<namespace>/<pool>/<flavor>``, as in ``Plan.held_flavors``."""
+        return f"{self.pool}/{self.desired['metadata']['labels'].get(FLAVOR, '')}"
 
     @property
     def owner_uids(self) -> frozenset[str]:

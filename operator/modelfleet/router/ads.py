@@ -233,6 +233,8 @@ class AdsServer:
             over = leaving.since is not None and now >= leaving.since + self._grace
             if name in clusters or over:
                 del self._leaving[name]
+                if over:
+                    self._in_envoy.pop(name, None)
                 continue
             clusters[name] = leaving.cluster
             if leaving.endpoints is not None:
@@ -285,7 +287,7 @@ class AdsServer:
         else:
             subscription.acked, subscription.refused = subscription.version, None
             if request.type_url == CDS:
-                self._in_envoy = subscription.offered
+                self._in_envoy = dict(subscription.offered)
             self._settle(stream)
 
     def _due(self, stream: _Stream) -> Iterable[Any]:

@@ -1,8 +1,8 @@
 """Envoy's question "where to?" over a Unix socket: bytes in, ``core/routing/decide.py``, bytes out, and a memory of recent decisions.
 
 Decided here: nothing about routes. This file reads the Check, times it, writes the answer by hand (protobuf objects cost a tenth more
-CPU per decision) and remembers features and reasons of the last 10,000 requests, never their text. An error in here fails the Check on purpose: Envoy
-then takes it for a lost decider, so that routes which must refuse do.
+CPU per decision) and remembers features and reasons of the last 10,000 requests, never their text. A Check that cannot be decided (no plan yet, a
+route this plan does not hold, an error in here) fails on purpose: Envoy takes it for a lost decider, so that routes which must refuse do.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Decider:
         """One decision, as for Envoy; also what ``/explain`` answers from. Nothing is remembered."""
         return question(self._table, body, headers, decision_id, lifted=lifted, policy=policy)[0]
 
-    def check(self, request: Any) -> bytes:
-        """The answer to one CheckRequest, serialised."""
+    def check(self, request: Any) -> bytes | None:
+        """The answer to one CheckRequest, serialised; None: there is nothing to say about this route."""
         began = perf_counter()
         attributes = request.attributes
         http = attributes.request.http
@@ -106,15 +106,21 @@ class Decider:
         self._on_decided(perf_counter() - began)
         return answer
 
-    async def _check(self, request: Any, _context: object) -> bytes:
-        return self.check(request)
+    async def _check(self, request: Any, context: Any) -> bytes:
+        answer = self.check(request)
+        if answer is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this route is not programmed here")
+            raise AssertionError
+        return answer
 
     def _remember(self, remembered: Remembered) -> None:
         self._recent[remembered.decision.id] = remembered
         if len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
 
-    def _answer(self, decision: Decision, facts: RequestFacts | None) -> bytes:
+    def _answer(self, decision: Decision, facts: RequestFacts | None) -> bytes | None:
+        if decision.undecided:
+            return None
         key = (decision.policy, decision.rule, decision.groups)
         prefix = self._prefixes.get(key)
         if prefix is None and decision.refusal is None:
@@ -182,11 +188,10 @@ def answer_bytes(decision: Decision, model_span: tuple[int, int], prefix: bytes)
 
 
 def _metadata(decision: Decision) -> bytes:
-    """The part that equal decisions share. No groups: the route keeps its own chain."""
+    """The part that equal decisions share."""
     metadata = struct_pb2.Struct()
     metadata["policy"], metadata["rule"] = decision.policy, decision.rule
-    if decision.groups:
-        metadata["priority_groups"] = [{"name": group} for group in decision.groups]
+    metadata["priority_groups"] = [{"name": group} for group in decision.groups]
     return bytes(external_auth_pb2.CheckResponse(dynamic_metadata=metadata).SerializeToString(deterministic=True))
 
 

@@ -126,6 +126,9 @@ def test_weights_and_limits_come_from_declared_capacity() -> None:
     cluster = plan.pod_clusters[0]
     assert {(a.flavor, a.weight) for a in cluster.addresses} == {("fast", 128), ("slow", 32), ("silent", 32)}
     assert (cluster.concurrency, cluster.max_requests) == (32 + 8 + 8 + 32, 512)
+    huge = a_pool("m", pods("fast", concurrency=100_000))
+    huge = huge.model_copy(update={"spec": huge.spec.model_copy(update={"replicas": 10_000})})
+    assert compiled(a_policy("p", "m"), pools=[huge]).pod_clusters[0].max_requests == 1 << 20
     undeclared = compiled(a_policy("p", "m"), pools=[a_pool("m")], addresses={"shop/m": READY}).pod_clusters[0]
     assert (undeclared.concurrency, undeclared.max_requests, undeclared.addresses[0].weight) == (0, 4096, 1)
 

@@ -28,6 +28,8 @@ __all__ = ["child_labels", "child_metadata", "deployment", "selector_labels"]
 USER: Final = 10001
 GRACE_AFTER_DRAIN: Final = 30
 """Seconds an engine has to stop after its drain; the default grace of Kubernetes."""
+PROBE_SECONDS: Final = 5
+"""A server that is busy with its model answers late and is still the best place for its requests; a crash is seen at once without probes."""
 START_PROBE_SECONDS: Final = 2
 START_PROBES: Final = 1800
 """An hour: a large model may have to be fetched first. Whether a start takes too long is the planner's question, not the kubelet's."""
@@ -105,7 +107,7 @@ def _pod_spec(pool: ModelPool, server: Server, flavor: Flavor, accelerator: Acce
 
 
 def _container(server: Server, flavor: Flavor, accelerator: AcceleratorClass, drain: int, pull_policy: str) -> dict[str, Any]:
-    probe = {"httpGet": {"path": server.health_path, "port": "http", "scheme": "HTTP"}, "timeoutSeconds": 2}
+    probe = {"httpGet": {"path": server.health_path, "port": "http", "scheme": "HTTP"}, "timeoutSeconds": PROBE_SECONDS}
     container: dict[str, Any] = {
         "name": "server",
         "image": server.image,
@@ -113,7 +115,7 @@ def _container(server: Server, flavor: Flavor, accelerator: AcceleratorClass, dr
         "env": [{"name": name, "value": value} if value else {"name": name} for name, value in server.env],
         "ports": [{"name": "http", "containerPort": server.port, "protocol": "TCP"}],
         "startupProbe": {**probe, "periodSeconds": START_PROBE_SECONDS, "failureThreshold": START_PROBES},
-        "readinessProbe": {**probe, "periodSeconds": 2, "failureThreshold": 3},
+        "readinessProbe": {**probe, "periodSeconds": PROBE_SECONDS, "failureThreshold": 3},
         "resources": _resources(server, flavor, accelerator),
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -216,8 +216,8 @@ def _weights(flavors: Sequence[Flavor]) -> dict[str, int]:
 
 
 def _power_of_two(requests: int) -> int:
-    """Rounded up, at least 64: a cluster is replaced in Envoy when its limits change, so they move seldom."""
-    return max(64, 1 << (requests - 1).bit_length())
+    """Rounded up, 64 to 1,048,576: a cluster is replaced in Envoy when its limits change, so they move seldom."""
+    return min(max(64, 1 << (requests - 1).bit_length()), 1 << 20)
 
 
 def _remote(pool: ModelPool, flavor: Flavor, endpoint: Endpoint) -> RemoteCluster:

@@ -51,7 +51,7 @@ class Refusal:
 class Decision:
     """The answer to one request. ``chain``: candidates in the order tried; ``groups``: their groups, padded to the policy's attempts.
 
-    No groups and no refusal: the decider has nothing to say and the route's own static chain serves.
+    No groups and no refusal (``undecided``): there is nothing to say, and the route does what it does without a decider.
     """
 
     id: str
@@ -64,6 +64,11 @@ class Decision:
     groups: tuple[str, ...]
     trail: tuple[Step, ...]
     refusal: Refusal | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """True when the plan does not hold the route that Envoy picked."""
+        return not self.groups and self.refusal is None
 
     @property
     def header(self) -> str:
@@ -146,7 +151,7 @@ def refuse(decision_id: str, model: str, error: BadRequest) -> Decision:
 
 
 def _leave_to_the_route(decision_id: str, facts: RequestFacts, policy: str) -> Decision:
-    """Envoy still runs a route that this plan no longer holds, or not yet: its static chain is the right answer."""
+    """Envoy runs a route that this plan no longer holds, or not yet: the route's own static chain, or refusal, is the right answer."""
     reason = DecisionReason.NOT_PROGRAMMED
     return Decision(
         id=decision_id, entrypoint=facts.model, policy=policy, generation=0, rule="", why=reason, chain=(), groups=(), trail=(Step(reason, facts.model),)

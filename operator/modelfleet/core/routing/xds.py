@@ -6,16 +6,20 @@ Messages that the Python protos lack travel as ``xds.type.v3.TypedStruct``. No s
 
 The contract with the decider (ext_authz over ``authz.sock``):
 
-- it gets the body (``raw_body``), ``metadata_context`` namespace ``modelfleet.request`` (``model``: string, ``stream``: bool), and
-  the route's ``context_extensions`` ``policy``, ``entrypoint``, ``version``;
+- it gets the body (``raw_body``; its head alone beyond ``decide_body_bytes``, then ``x-envoy-auth-partial-body`` is ``true``),
+  ``metadata_context`` namespace ``modelfleet.request`` (``model``: string, ``stream``: bool), and the route's ``context_extensions`` ``policy``,
+  ``entrypoint``, ``version``;
 - an OK answer carries ``dynamic_metadata`` (stored under ``envoy.filters.http.ext_authz``): ``priority_groups``, a list of
   ``{"name": <group>}`` padded to maxAttempts by its last (never ``clusters``: those could name any cluster), the strings ``id``, ``policy``,
   ``rule``, and ``span`` (``"<start>,<end>"``, bytes of the quoted top-level model, end exclusive); one request header, always
   (``x-modelfleet-model-span``: without a header change Envoy keeps the static chain; it never leaves the gateway); and the response header
   ``x-modelfleet-decision`` with OVERWRITE_IF_EXISTS_OR_ADD, since the route has put its own there first;
-- access logs go to ``ads.sock`` (log name ``modelfleet``): ``common_properties.metadata`` holds ``envoy.ai.token_usage`` (``input_tokens``,
-  ``output_tokens``, ``input_token_details.cached_tokens``), ``envoy.filters.http.ext_authz`` (the above) and ``modelfleet.upstream`` (``key_refused``:
+  it may add ``x-envoy-upstream-rq-per-try-timeout-ms`` to give one request another first-byte limit;
+- access logs go to ``ads.sock`` (log name ``modelfleet``): ``common_properties.metadata`` holds ``typed_filter_metadata`` ``envoy.ai.token_usage``
+  (read by ``router/tokens.py``), ``filter_metadata`` ``envoy.filters.http.ext_authz`` (the above) and ``modelfleet.upstream`` (``key_refused``:
   ``<ns>/<pool>/<flavor>``); ``custom_tags`` hold ``served`` (``<ns>/<pool>/<flavor>``) and the route's ``policy`` and ``entrypoint``.
+
+Envoy counts the decider's time from the start of the loop turn that also parsed the body: bodies of several megabytes may go undecided.
 """
 
 from __future__ import annotations
