@@ -69,6 +69,8 @@ class Fleet:
         In the lab they were built from the checkout; elsewhere IMAGE, ENVOY_IMAGE and ENGINE_IMAGE name them, if set.
         """
         values: dict[str, Any] = {"gateway": {"secretNamespaces": [DEMO]}}
+        if self.cluster.lab is not None:
+            values["gateway"]["decideTimeoutMs"] = 5000  # two cores for a whole cluster and its models: a decision may have to wait for one
         product, envoy, engine = self._images()
         if product:
             values["image"] = _image(product)

@@ -241,8 +241,7 @@ def test_ready_never_drops_while_replicas_return(replicas: int, devices: int, da
     fleet.set_devices("n1", devices)
     for _ in range(60):
         fleet.act(plan_fleet(fleet.world()), stop_after=data.draw(st.sampled_from([None, 0, 1, 3])))
-        if data.draw(st.booleans()):
-            fleet.work()
+        data.draw(st.sampled_from([fleet.work, fleet._follow_replicas, fleet._schedule]))()
         assert fleet.ready("boss") >= replicas
         assert fleet.ready("boss") <= replicas + 1
         fleet.pass_time(data.draw(st.sampled_from([0, 1, 60, 300])))

@@ -72,3 +72,18 @@ async def _resting(operator, proxy) -> bool:
     except AssertionError:
         return len([w for w in proxy.written() if is_work(w)]) == writes
     return len([w for w in proxy.written() if is_work(w)]) == writes
+
+
+async def test_one_line_for_each_change_and_one_for_the_cycle(fleet, server, start):
+    await fleet.a_fleet()
+    operator = start(server.kubeconfig, LOG_LEVEL="info")
+    await operator.leads()
+    await eventually(lambda: fleet.settled("small"), operator.story)
+    lines = operator.text().splitlines()
+    applied = f"msg=apply kind=Deployment namespace={fleet.namespace} name=small-card"
+    assert len([line for line in lines if applied in line]) == 1, operator.story()
+    assert any(f"msg=apply kind=ModelPool namespace={fleet.namespace} name=small part=status" in line for line in lines)
+    assert any("msg=apply kind=Node name=node-1" in line for line in lines)
+    assert any("msg=cycle writes=" in line for line in lines)
+    assert all(line.startswith("ts=") for line in lines), operator.story()
+    assert server.token not in operator.text()

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -230,6 +230,15 @@ async def test_explain_tells_what_happened_and_status_tells_what_runs_and_an_idl
     await gateway.sees("xds_acked_total", value=1)
     await asyncio.sleep(1.5)
     assert gateway.policy()["metadata"]["resourceVersion"] == policy["metadata"]["resourceVersion"]
+
+
+async def test_the_first_byte_limit_moves_a_stream_on_and_leaves_a_slow_whole_answer_alone(gateway: Gateway) -> None:
+    await gateway.answers("RuleMatched")
+    gateway.pods.reply = lambda request: replace(stream(words=3) if request.json.get("stream") else completion(), after=2.0)
+    whole = await gateway.chat()
+    assert (whole.headers["x-modelfleet-served"], whole.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/small/cpu", "1")
+    streamed = await gateway.chat(stream=True)
+    assert (streamed.headers["x-modelfleet-served"], streamed.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/boss/far", "2")
 
 
 async def test_a_killed_decider_leaves_the_static_chain_and_comes_back(gateway: Gateway) -> None:

@@ -103,6 +103,11 @@ def test_resets_lose_at_most_what_was_not_scraped(steps):
     assert served(state, now) == {("a/small", "l4"): (expected, 0)}
 
 
+def test_the_window_is_never_zero():
+    state, now = run({G1: beat(1, {IN: 5.0})})
+    assert telemetry_of(state, frozenset({G1}), now).served[0].window == 1.0
+
+
 def test_fresh_needs_every_ready_gateway():
     state, now = run({G1: beat(1)}, {G1: beat(2)})
     assert telemetry_of(state, frozenset({G1}), now).fresh

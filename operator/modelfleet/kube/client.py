@@ -6,6 +6,7 @@ How bytes travel is in ``wire.py``; what to read or write is not decided here.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ import orjson
 from kubernetes.aio.client.configuration import Configuration
 
 from modelfleet.errors import Gone, NotFound, Unavailable
+from modelfleet.observability.logging import say
 
 from .resources import Resource, object_key
 from .wire import JSON, Call, Credentials, Object, Wire, answered_error, load_configuration, nothing
 
 __all__ = ["Client", "Credentials", "Object", "key_of"]
 
+_log = logging.getLogger(__name__)
 Propagation = Literal["Background", "Foreground", "Orphan"]
 Objects = list[Object]
 Listed = tuple[Objects, str]
@@ -202,7 +205,19 @@ class Client:
 
         if guarded:
             self.before_write()
-        return await self._wire.send(call, guard)
+        answer = await self._wire.send(call, guard)
+        # the Lease is renewed all the time, and that is no news
+        _tell(logging.INFO if guarded else logging.DEBUG, verb, resource, call.path, answer)
+        return answer
+
+
+def _tell(level: int, verb: str, resource: Resource, path: str, answer: Mapping[str, Any]) -> None:
+    """One line for each change. What a create made is named in its answer; every other path ends in the name and perhaps a subresource."""
+    before, _, after = path.partition(f"/{resource.plural}")
+    namespace = before.rpartition("/namespaces/")[2] if resource.namespaced and "/namespaces/" in before else None
+    name, _, part = after.strip("/").partition("/")
+    name = name or str((answer.get("metadata") or {}).get("name") or "")
+    say(_log, level, verb, kind=resource.kind, namespace=namespace, name=name, part=part or None)
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:

@@ -53,7 +53,13 @@ class Router:
         self.decider = Decider(self.metrics.decisions.observe)
         self.changes = Changes(_WINDOW)
         self.watches = Watches(client, settings.namespaces, self.changes.add)
-        gateway = GatewaySettings(run_dir=settings.run_dir, port=settings.envoy_port, max_body_bytes=settings.max_body_bytes, ca_file=settings.ca_file)
+        gateway = GatewaySettings(
+            run_dir=settings.run_dir,
+            port=settings.envoy_port,
+            max_body_bytes=settings.max_body_bytes,
+            decide_timeout=settings.decide_timeout,
+            ca_file=settings.ca_file,
+        )
         self.ads = AdsServer(gateway, on_change=self._acknowledged)
         self.health = EndpointHealth(self.metrics)
         self.usage = UsageReceiver(self.metrics, self.health)

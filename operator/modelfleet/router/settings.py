@@ -12,7 +12,10 @@ __all__ = ["RouterSettings", "read_settings"]
 
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
-    """``namespaces``: those whose policies this gateway serves (empty: all). ``drain``: seconds between "not ready" and the end. Ports are TCP."""
+    """``namespaces``: those whose policies this gateway serves (empty: all). ``drain``: seconds between "not ready" and the end. Ports are TCP.
+
+    ``decide_timeout``: seconds that Envoy waits for a decision before the static chain serves.
+    """
 
     pod: str = "gateway"
     run_dir: str = "/run/modelfleet"
@@ -24,6 +27,7 @@ class RouterSettings:
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
     log_level: str = "info"
     drain: float = 5.0
+    decide_timeout: float = 0.05
     kubeconfig: str | None = None
 
 
@@ -41,6 +45,7 @@ def read_settings(environment: Mapping[str, str]) -> RouterSettings:
         ca_file=environment.get("MODELFLEET_CA_FILE") or default.ca_file,
         log_level=environment.get("MODELFLEET_LOG_LEVEL") or default.log_level,
         drain=float(_integer(environment, "MODELFLEET_DRAIN_SECONDS", int(default.drain))),
+        decide_timeout=_integer(environment, "MODELFLEET_DECIDE_TIMEOUT_MS", round(default.decide_timeout * 1000)) / 1000,
         kubeconfig=environment.get("MODELFLEET_KUBECONFIG") or None,
     )
 

@@ -83,7 +83,8 @@ def fold(state: Fold, samples: Mapping[str, Sample], present: frozenset[str], no
 
 def telemetry_of(state: Fold, ready: frozenset[str], now: float) -> Telemetry:
     """What the planner may know at ``now``; ``ready`` are the gateways that should be answering."""
-    window = 0.0 if state.since is None else min(WINDOW_SECONDS, now - state.since)
+    # never zero: readers divide by it
+    window = 1.0 if state.since is None else min(WINDOW_SECONDS, max(1.0, now - state.since))
     return Telemetry(served=_served(state, now, window), endpoints=_endpoints(state, now), fresh=_fresh(state, ready, now))
 
 

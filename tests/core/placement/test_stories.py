@@ -198,6 +198,22 @@ def test_scale_down_takes_the_least_preferred_first() -> None:
     assert desired(decide(world)) == {"h100": 1, "l4": 1}
 
 
+def test_one_replica_returns_at_a_time() -> None:
+    classes = [H100, L4, a_class("t4")]
+    nodes = [a_node("a", "h100", allocatable=0), a_node("b", "l4", allocatable=0), a_node("c", "t4", 4)]
+    fleet = FakeFleet([a_pool("boss").wants("h100", "l4", or_else="t4").replicas(2).build()], classes, nodes)
+    fleet.settle()
+    for node in ("a", "b"):
+        fleet.set_devices(node, 1)
+    fleet.settle()
+    fleet.pass_time(600)
+    for _ in range(3):
+        fleet.act(plan_fleet(fleet.world()))
+        assert [fleet.desired("boss", f) for f in ("h100", "l4", "t4")] == [1, 0, 2]
+    fleet.settle()
+    assert [fleet.ready("boss", f) for f in ("h100", "l4", "t4")] == [1, 1, 0]
+
+
 def test_holders_keep_their_device_and_the_rest_goes_by_key() -> None:
     fleet = FakeFleet([a_pool(n).wants("h100", or_else="l4").build() for n in ("b", "c")], [H100, L4], [a_node("x", "h100"), a_node("y", "l4", 4)])
     fleet.settle()

@@ -17,7 +17,9 @@ _TYPE = "type.googleapis.com/"
 def bootstrap(node_id: str, run_dir: str = "/run/modelfleet", max_connections: int = 50_000) -> dict[str, Any]:
     """The bootstrap as JSON of the proto. ``node_id`` is the pod's name; ``run_dir`` holds every socket; ``max_connections`` of clients."""
     source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    service = {"envoy_grpc": {"cluster_name": "ads"}, "timeout": "0s"}
+    # the default backs off to 30 s, which is how long a gateway would follow nothing after its router was restarted
+    patience = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+    service = {"envoy_grpc": {"cluster_name": "ads", "retry_policy": patience}, "timeout": "0s"}
     monitor = _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
     return {
         "node": {"id": node_id, "cluster": "modelfleet"},
