@@ -121,11 +121,13 @@ class Fleet:
         self.apply(*self.example())
 
     def wait_ready(self, timeout: float = 240) -> None:
-        """Until every pool and policy of the example is Ready."""
-        argv = ("wait", "-n", DEMO, "--for=condition=Ready", "modelpools,routingpolicies", "--all", f"--timeout={timeout:.0f}s")
-        done = self.cluster.run(self.cluster.kubectl_bin, *argv, check=False, timeout=timeout + 30)
-        if done.returncode != 0:
-            raise ClusterError(f"the example fleet is not Ready after {timeout:.0f} s:\n{self.cluster.kubectl('get', 'mp,rp,pods', '-n', DEMO, check=False)}")
+        """Until every policy of the example is Ready and every pool serves from pods of its own."""
+        for condition, kind in (("WorkloadsReady", "modelpools"), ("Ready", "modelpools,routingpolicies")):
+            argv = ("wait", "-n", DEMO, f"--for=condition={condition}", kind, "--all", f"--timeout={timeout:.0f}s")
+            done = self.cluster.run(self.cluster.kubectl_bin, *argv, check=False, timeout=timeout + 30)
+            if done.returncode != 0:
+                seen = self.cluster.kubectl("get", "mp,rp,pods", "-n", DEMO, check=False)
+                raise ClusterError(f"the example fleet is not {condition} after {timeout:.0f} s:\n{done.stderr}\n{seen}")
 
     def settle(self, timeout: float = 240) -> None:
         """Until the fleet stands as the example wants it: every pool on its first flavor, nothing starting or leaving, the endpoint reachable."""

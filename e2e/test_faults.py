@@ -46,8 +46,8 @@ def test_a_lost_device_moves_the_boss_and_its_return_fails_no_request(fleet: Fle
         try:
             fleet.cluster.kubectl("-n", DEMO, "delete", "pod", "-l", "modelfleet.dev/pool=boss,modelfleet.dev/flavor=h100", "--wait=false")
             wait_until(lambda: fleet.flavor("boss", "l4").get("ready") == 1, 90, "the boss to run on l4")
-            assert fleet.flavor("boss", "h100")["reason"] == "NoFreeDevice"
-            assert "0 of 0 devices" in fleet.flavor("boss", "h100")["message"]
+            assert fleet.flavor("boss", "h100")["reason"] == "NoMatchingNodes"
+            assert "no node has devices of nvidia-h100-80gb" in fleet.flavor("boss", "h100")["message"]
             before = seen.flavors[f"{DEMO}/boss/l4"]
             wait_until(lambda: seen.flavors[f"{DEMO}/boss/l4"] > before, 60, "answers from l4")
         finally:

@@ -146,7 +146,8 @@ def test_the_operator_finds_the_gateway_by_its_labels() -> None:
 
 
 def test_two_replicas_get_a_disruption_budget_and_one_gets_none() -> None:
-    assert [o for o in objects() if o["kind"] == "PodDisruptionBudget"] == []
+    one = {"gateway": {"replicas": 1}}
+    assert [o for o in objects(one) if o["kind"] == "PodDisruptionBudget"] == []
     assert sorted(o["metadata"]["name"] for o in objects(OVERRIDES) if o["kind"] == "PodDisruptionBudget") == ["modelfleet-gateway", "modelfleet-operator"]
 
 

@@ -127,6 +127,7 @@ def the_objects(namespace: str, pods_port: int, endpoint_port: int) -> list[dict
         ours("ModelPool", "boss", {"model": {"name": "boss-model", "source": "hf://o/r"}, "flavors": [{"name": "far", "endpoint": endpoint}]}),
         ours("RoutingPolicy", "assistant", {
             "entrypoints": [{"name": "auto"}], "candidates": candidates, "default": {"chain": ["boss", "small"]}, "rules": [short],
+            "fallback": {"firstByteTimeout": "1s"},
         }),
         {
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "small-cpu-x", "namespace": namespace, "labels": labels},

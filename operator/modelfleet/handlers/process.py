@@ -1,8 +1,9 @@
 """The process ``operator``, top to bottom: what it watches, what it runs, what ends it.
 
-Decided here: the order of things. Our kinds must exist; then the Lease; then informers and the loop; Kopf last, because on a signal it cancels every
-task younger than itself. A follower waits for the Lease, alive *and ready*, so that a Deployment of two replicas rolls out; it writes nothing.
-Whichever part ends first, the process ends: by a signal with everything put away and 0, by a lost Lease or a failure at once with 1.
+Decided here: the order of things. Our kinds must exist; then the Lease; then informers and the loop; Kopf last, because it cancels every task younger
+than itself when it ends, and without the signals, which are ours. A follower waits for the Lease, alive *and ready*, so that a Deployment of two
+replicas rolls out; it writes nothing. Whichever part ends first, the process ends: by a signal with everything put away and 0, by a lost Lease or a
+failure at once with 1.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from .lifecycle import kopf_settings, log_in_with
 from .options import OperatorOptions
 from .probes import ProbeServer
 from .resources import hear_our_kinds
+from .signals import SignalLoop
 
 __all__ = ["Operator", "run_operator"]
 
@@ -48,7 +50,8 @@ _ACQUIRING_SECONDS = 1.0
 def run_operator(options: OperatorOptions) -> int:
     """Run until a signal (0) or a failure (1). Raises Stalled when the options cannot work: no credentials, a port in use."""
     configure(options.log_level)
-    return asyncio.run(_run(options))
+    with asyncio.Runner(loop_factory=SignalLoop) as runner:
+        return runner.run(_run(options))
 
 
 async def _run(options: OperatorOptions) -> int:
@@ -119,14 +122,13 @@ class Operator:
         ]
         told = asyncio.create_task(self._stop.wait(), name="signal")
         events = asyncio.create_task(self._hear_kopf(), name="kopf")
-        regained = asyncio.create_task(self._retake_signals(), name="signals")
 
         await asyncio.wait({loop, *helpers, told, events, probes}, return_when=asyncio.FIRST_COMPLETED)
         if self._lease.lost.is_set():
             _die("the Lease is lost")
-        if not self._stop.is_set() and not _ended_well(events):
+        if not self._stop.is_set():
             _die(_why(loop, *helpers, events, probes))
-        await self._put_away(loop, [*helpers, told, regained], events)
+        await self._put_away(loop, [*helpers, told], events)
 
     async def _put_away(self, loop: asyncio.Task[None], helpers: list[asyncio.Task[Any]], events: asyncio.Task[None]) -> None:
         """The clean stop: let the act in hand finish (bounded), write nothing more, release the Lease, and only then stop Kopf."""
@@ -147,17 +149,22 @@ class Operator:
         log_in_with(self._client, registry)
         hear_our_kinds(self._mirror, registry)
         await kopf.operator(
-            registry=registry, settings=kopf_settings(), clusterwide=True, standalone=True, stop_flag=self._kopf_stop, ready_flag=self._kopf_ready
+            registry=registry,
+            settings=kopf_settings(),
+            # left to itself Kopf asks the password database for one, and a pod's user is in none
+            identity=cast("Any", self._options.place.identity),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=self._kopf_stop,
+            ready_flag=self._kopf_ready,
         )
 
     def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-
-    async def _retake_signals(self) -> None:
-        """Kopf has just installed handlers of its own, which would cut our act short: ours replace them."""
-        await self._kopf_ready.wait()
-        self._take_signals()
+            loop.add_signal_handler(number, self._stop.set)
+        if isinstance(loop, SignalLoop):
+            loop.seal()
 
     async def _unless_stopped(self, step: Coroutine[Any, Any, None], grace: float = 0.0) -> bool:
         """Run a step to its end (True), unless a signal comes first; a step that may just be writing gets ``grace`` seconds."""
@@ -214,11 +221,6 @@ def _refuse() -> None:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _ended_well(task: asyncio.Task[None]) -> bool:
-    """Kopf returns without an error only when told to stop; a signal may reach it before we have taken its handlers away."""
-    return task.done() and not task.cancelled() and task.exception() is None
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]] | list[asyncio.Future[Any]]) -> None:
