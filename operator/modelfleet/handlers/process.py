@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import kopf
 
@@ -152,7 +152,7 @@ class Operator:
             registry=registry,
             settings=kopf_settings(),
             # left to itself Kopf asks the password database for one, and a pod's user is in none
-            identity=cast("Any", self._options.place.identity),
+            identity=cast("Any", self._identity),
             clusterwide=True,
             standalone=True,
             stop_flag=self._kopf_stop,

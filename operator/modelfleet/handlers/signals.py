@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVarTuple, Unpack
+from typing import TypeVarTuple
 
 __all__ = ["SignalLoop"]
 
@@ -24,7 +24,7 @@ class SignalLoop(asyncio.SelectorEventLoop):
         """Keep the handlers that are installed now; later ones are ignored, without a word, as Kopf expects."""
         self._sealed = True
 
-    def add_signal_handler(self, sig: int, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """As usual, until sealed."""
         if not self._sealed:
             super().add_signal_handler(sig, callback, *args)

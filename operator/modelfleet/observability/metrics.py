@@ -8,8 +8,24 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
-    "COMPILE_ERRORS", "CYCLES", "CYCLE_SECONDS", "DECIDER_SECONDS", "DEMAND_TOKENS", "ENDPOINT_UP", "HEARTBEAT", "INFLIGHT", "LEADER", "LOOP_LAG",
-    "PLAN_ERRORS", "REQUESTS", "TTFT_SECONDS", "USAGE_TOKENS", "USAGE_USD", "WRITES", "XDS_ACKED", "XDS_REJECTED",
+    "COMPILE_ERRORS",
+    "CYCLES",
+    "CYCLE_SECONDS",
+    "DECIDER_SECONDS",
+    "DEMAND_TOKENS",
+    "ENDPOINT_UP",
+    "HEARTBEAT",
+    "INFLIGHT",
+    "LEADER",
+    "LOOP_LAG",
+    "PLAN_ERRORS",
+    "REQUESTS",
+    "TTFT_SECONDS",
+    "USAGE_TOKENS",
+    "USAGE_USD",
+    "WRITES",
+    "XDS_ACKED",
+    "XDS_REJECTED",
 ]
 
 REQUESTS: Final = "modelfleet_router_requests_total"
