@@ -48,7 +48,12 @@ class Cluster:
         env = dict(os.environ)
         if self.kubeconfig:
             env["KUBECONFIG"] = self.kubeconfig
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=env, timeout=timeout, check=False)
+        try:
+            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=env, timeout=timeout, check=False)
+        except FileNotFoundError as error:
+            raise ClusterError(f"{argv[0]} is not installed; with CLUSTER=current the demo uses your own kubectl and helm") from error
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(f"`{' '.join(argv)}` did not end within {timeout:.0f} s") from error
         if check and done.returncode != 0:
             raise ClusterError(f"`{' '.join(argv)}` failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
         return done

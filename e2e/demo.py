@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+from openai import OpenAIError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,11 @@ QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+def on_the_lab() -> bool:
+    """True unless CLUSTER names a cluster of the user's own."""
+    return os.environ.get("CLUSTER", "lab") == "lab"
+
+
 @contextmanager
 def step(what: str) -> Any:
     """One line per step, with its duration."""
@@ -44,12 +51,11 @@ def step(what: str) -> Any:
 
 def up() -> Fleet:
     """Cluster, charts, example fleet; each part is left alone where it already stands."""
-    import os
-
-    if os.environ.get("CLUSTER", "lab") == "lab":
+    if on_the_lab():
         for verb in ("up", "build"):
             subprocess.run([sys.executable, "-m", "e2e.lab", verb], check=True)
     fleet = Fleet(Cluster.selected())
+    fleet.check_ours()
     with step("install the charts"):
         fleet.install()
     with step("apply the accelerator classes and the example fleet"):
@@ -99,7 +105,7 @@ def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
     export = f"export KUBECONFIG={fleet.cluster.kubeconfig}; " if fleet.cluster.lab else ""
     body = '{"model":"auto","messages":[{"role":"user","content":"Hello!"}]}'
     for command in (
-        f"{export}kubectl get mp,rp,acc -A",
+        f"{export}{fleet.cluster.kubectl_bin} get mp,rp,acc -A",
         f"{export}.venv/bin/modelfleet explain pool {DEMO}/boss",
         f"curl -si {fleet.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
     ):
@@ -109,13 +115,13 @@ def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
 
 def down() -> None:
     """Remove the example and the product; the lab goes as a whole."""
-    import os
-
-    if os.environ.get("CLUSTER", "lab") == "lab":
+    if on_the_lab():
         subprocess.run([sys.executable, "-m", "e2e.lab", "down"], check=True)
         return
-    with step(f"remove {DEMO}, {SYSTEM} and the CRDs"):
-        Fleet(Cluster.selected()).uninstall()
+    fleet = Fleet(Cluster.selected())
+    fleet.check_ours()
+    with step(f"remove {DEMO}, {SYSTEM} and, if nobody else uses them, the CRDs"):
+        fleet.uninstall()
 
 
 def demo() -> None:
@@ -137,7 +143,7 @@ def main() -> int:
     action: Callable[[], None] = down if parser.parse_args().down else demo
     try:
         action()
-    except (ClusterError, LabError, subprocess.CalledProcessError) as error:
+    except (ClusterError, LabError, OpenAIError, subprocess.CalledProcessError) as error:
         console.print(f"[red]failed after {time.monotonic() - begun:.0f} s[/]: {error}", soft_wrap=True)
         console.print("What to do: `make demo` may be repeated safely; `make demo-down` starts over; docs/troubleshoot.md lists known causes.")
         return 1

@@ -9,7 +9,7 @@ import base64
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ SYSTEM = "modelfleet-system"
 DEMO = "demo"
 PUBLIC_MODEL = "hf://bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M"
 EXAMPLE = ROOT / "policies" / "examples" / "fleet"
-Step = Callable[[str], Any]
+OURS = "modelfleet.dev/demo"
+"""Label of the namespaces that the demo made."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Fleet:
 
     def install(self) -> None:
         """Install or upgrade both charts and wait for their Deployments. The example's namespace comes first: the gateway's grant on Secrets lies in it."""
-        self.apply(*(o for o in self.example() if o["kind"] == "Namespace"))
+        mine = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": {OURS: "true"}}}
+        self.apply(mine, *(o for o in self.example() if o["kind"] == "Namespace"))
         self.cluster.helm("upgrade", "--install", "modelfleet-crds", str(ROOT / "charts" / "modelfleet-crds"), "-n", SYSTEM, "--create-namespace", "--wait")
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
             yaml.safe_dump(self.chart_values(), values)
@@ -71,6 +73,7 @@ class Fleet:
         values: dict[str, Any] = {"gateway": {"secretNamespaces": [DEMO]}}
         if self.cluster.lab is not None:
             values["gateway"]["decideTimeoutMs"] = 5000  # two cores for a whole cluster and its models: a decision may have to wait for one
+            values["endpoints"] = {"allow": ["10.245.0.0/16"]}  # the lab's provider is a neighbour of its nodes
         product, envoy, engine = self._images()
         if product:
             values["image"] = _image(product)
@@ -93,6 +96,8 @@ class Fleet:
         the model is downloaded unless ENGINE_IMAGE brings it.
         """
         objects = [o for f in sorted(EXAMPLE.glob("*.yaml")) for o in yaml.safe_load_all(f.read_text()) if o and o["kind"] != "Kustomization"]
+        for namespace in (o for o in objects if o["kind"] == "Namespace"):
+            namespace["metadata"].setdefault("labels", {})[OURS] = "true"
         for pool in (o for o in objects if o["kind"] == "ModelPool"):
             flavors = pool["spec"]["flavors"]
             if self.cluster.lab is not None:
@@ -146,13 +151,33 @@ class Fleet:
         pods = self.cluster.get("pods", namespace=DEMO, selector="modelfleet.dev/pool")["items"]
         return all(p["status"].get("phase") == "Running" and "deletionTimestamp" not in p["metadata"] for p in pods)
 
+    def check_ours(self) -> None:
+        """Raise unless the demo may write here: on a cluster of the user's own it touches no release and no namespace that it did not make."""
+        if self.cluster.lab is not None:
+            return
+        if not os.environ.get("IMAGE"):
+            raise ClusterError(
+                "CLUSTER=current needs an image your nodes can pull: `docker build -f images/modelfleet/Dockerfile -t REGISTRY/modelfleet:dev .`, push it, "
+                "and set IMAGE=REGISTRY/modelfleet:dev (ENVOY_IMAGE and ENGINE_IMAGE likewise, if the defaults cannot be pulled)"
+            )
+        for namespace in (SYSTEM, DEMO):
+            found = self.cluster.run(self.cluster.kubectl_bin, "get", "namespace", namespace, "--ignore-not-found", "-o", "json").stdout
+            if found and OURS not in (json.loads(found)["metadata"].get("labels") or {}):
+                raise ClusterError(f"namespace {namespace} exists and is not the demo's: use what runs there, as docs/install.md tells")
+
     def uninstall(self) -> None:
-        """Remove the example, the charts and the CRDs."""
-        self.cluster.kubectl("delete", "namespace", DEMO, "--ignore-not-found", "--wait", check=False)
-        for release in ("modelfleet", "modelfleet-crds"):
-            self.cluster.run(self.cluster.helm_bin, "uninstall", release, "-n", SYSTEM, "--wait", "--ignore-not-found", check=False)
-        self.cluster.kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=modelfleet", "--ignore-not-found", check=False)
-        self.cluster.kubectl("delete", "namespace", SYSTEM, "--ignore-not-found", check=False)
+        """Remove the example, the product and, if no object of anybody else's needs them, the CRDs."""
+        kubectl = self.cluster.kubectl
+        kubectl("delete", "namespace", DEMO, "--ignore-not-found", "--wait")
+        self.cluster.helm("uninstall", "modelfleet", "-n", SYSTEM, "--wait", "--ignore-not-found")
+        kubectl("label", "nodes", "--all", "modelfleet.dev/accelerator-class-")
+        crds = [c["metadata"]["name"] for c in self.cluster.get("crds")["items"] if c["spec"]["group"] == "modelfleet.dev"]
+        left = [o for crd in crds for o in self.cluster.get(crd)["items"]] if crds else []
+        if not left:
+            self.cluster.helm("uninstall", "modelfleet-crds", "-n", SYSTEM, "--wait", "--ignore-not-found")
+            for crd in crds:
+                kubectl("delete", "crd", crd, "--ignore-not-found")
+        kubectl("delete", "namespace", SYSTEM, "--ignore-not-found", "--wait")
 
     # -- asking -----------------------------------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ def _put_key(fleet: Fleet, ref: dict[str, Any], key: str | None) -> None:
 
 
 def _pids(fleet: Fleet, process: str) -> list[int]:
-    """Process ids, on this host, of `modelfleet <process>` in the pods of the fleet under test."""
+    """Process ids, on this host, of `modelfleet <process>` in the pods of the fleet under test. A router's keeper is not the router."""
     component = {"router": "gateway", "operator": "operator"}[process]
     uids = [p["metadata"]["uid"] for p in fleet.cluster.get("pods", namespace=SYSTEM, selector=f"app.kubernetes.io/component={component}")["items"]]
     found = []
@@ -175,7 +175,7 @@ def _pids(fleet: Fleet, process: str) -> list[int]:
             cgroups = (entry / "cgroup").read_text()
         except OSError:
             continue
-        if process.encode() in command and any(b"modelfleet" in part for part in command) and any(u in cgroups for u in uids):
+        if process.encode() in command and b"--keep" not in command and any(b"modelfleet" in part for part in command) and any(u in cgroups for u in uids):
             found.append(int(entry.name))
     return found
 

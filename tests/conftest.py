@@ -16,6 +16,17 @@ if str(CHECKOUT) not in sys.path:
 
 from tests.support.apiserver import ApiServer  # noqa: E402
 
+REAL_FIXTURES = {"apiserver", "apiserver_with_crds", "make_apiserver", "server"}
+REAL_NAMES = ("Envoy", "ServerDoor", "a_bench", "ensure_binaries", "helm", "validate")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a real API server, Envoy or Helm, told by its fixtures and by what its module imports: `make check` leaves it to `make test`."""
+    for item in items:
+        module = getattr(item, "module", None)
+        if REAL_FIXTURES & set(getattr(item, "fixturenames", ())) or any(hasattr(module, name) for name in REAL_NAMES):
+            item.add_marker("real")
+
 
 @pytest.fixture(scope="session")
 def apiserver() -> Iterator[ApiServer]:

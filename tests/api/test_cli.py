@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from modelfleet import errors
-from modelfleet.cli import main
+from modelfleet.cli import app, explain, main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -56,10 +56,24 @@ def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Examples:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["crds", "operator", "router", "version"])
+COMMANDS = ("crds", "operator", "router", "version", "top", "plan", "explain", "explain pool", "explain request")
+
+
+def test_the_list_of_commands_is_complete() -> None:
+    assert {c.callback.__name__ for c in app.registered_commands if c.callback} == {c for c in COMMANDS if not c.startswith("explain")}
+    assert {f"explain {c.name}" for c in explain.registered_commands} == {c for c in COMMANDS if " " in c}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
-    assert f"modelfleet {command}" in capsys.readouterr().out.split("Example", 1)[1]
+    assert main([*command.split(), "--help"]) == 0
+    assert f"modelfleet {command}" in " ".join(capsys.readouterr().out.split("Example", 1)[1].split())
+
+
+@pytest.mark.parametrize("command", ["top", "plan", "explain pool", "explain request"])
+def test_what_prints_a_table_prints_json_too(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("command", "module", "function"), [("operator", "handlers", "run_operator"), ("router", "router", "run_router")])
@@ -68,12 +82,12 @@ def test_a_process_ends_with_its_own_code_or_one_sentence(
 ) -> None:
     stand_in = ModuleType(f"modelfleet.{module}.process")
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-    setattr(stand_in, function, lambda: 3)
+    setattr(stand_in, function, lambda *_: 3)
     assert main([command]) == 3
-    setattr(stand_in, function, lambda: None)
+    setattr(stand_in, function, lambda *_: 0)
     assert main([command]) == 0
 
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         raise errors.Forbidden(403, "Forbidden", "may not watch modelpools: grant it in the ClusterRole")
 
     setattr(stand_in, function, refuse)

@@ -18,6 +18,8 @@ from tests.support.apiserver import CHECKOUT, ApiServer
 
 from modelfleet.core.render.labels import GATEWAY_SELECTOR
 from modelfleet.core.routing.bootstrap import bootstrap_text
+from modelfleet.core.routing.egress import egress
+from modelfleet.router.settings import read_settings
 
 CHART = CHECKOUT / "charts" / "modelfleet"
 NAMESPACE = "modelfleet-system"
@@ -102,6 +104,10 @@ def test_everything_is_accepted_by_the_api_server_in_a_restricted_namespace(apis
         ({"engines": {"llamacpp": "x"}}, "llamacpp"),
         ({"gateway": {"secretNamespaces": ["Apps"]}}, "secretNamespaces"),
         ({"gateway": {"drainSeconds": 0}}, "drainSeconds"),
+        ({"endpoints": {"allow": ["http://x"]}}, "allow"),
+        ({"endpoints": {"allow": ["a,b"]}}, "allow"),
+        ({"endpoints": {"allow": "10.0.0.0/8"}}, "allow"),
+        ({"endpoints": {"allows": []}}, "allows"),
         ({"gateway": {"service": {"type": "ExternalName"}}}, "type"),
         ({"accelerators": {"prices": {"nvidia-l4": 0.45}}}, "prices"),
         ({"accelerators": {"prices": {"nvidia-l4": "cheap"}}}, "prices"),
@@ -158,6 +164,13 @@ def test_grace_periods_leave_room_for_the_drain() -> None:
     told = next(int(e["value"]) for e in router["env"] if e["name"] == "MODELFLEET_DRAIN_SECONDS")
     assert 40 < told < spec["terminationGracePeriodSeconds"]
     assert pod_template(objects(), "modelfleet-operator")["spec"]["terminationGracePeriodSeconds"] == 30
+
+
+def test_the_router_reads_which_endpoints_the_platform_allows() -> None:
+    for allow in ([], ["llm.corp.example", "10.20.0.0/16", "fd00::/8", "192.0.2.7", "fd00::1"]):
+        env = container(objects({"endpoints": {"allow": allow}}), "modelfleet-gateway", "router")["env"]
+        value = {e["name"]: e.get("value", "") for e in env}["MODELFLEET_ENDPOINTS_ALLOW"]
+        assert read_settings({"MODELFLEET_ENDPOINTS_ALLOW": value}).egress == egress(allow)
 
 
 def test_classes_can_be_priced_left_out_and_not_installed() -> None:

@@ -17,6 +17,7 @@ from modelfleet.api.conditions import FlavorReason
 from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.core.plan import Plan
 from modelfleet.core.reconcile import plan_fleet
+from modelfleet.core.render.labels import FLAVOR, POOL
 from modelfleet.core.world import World
 
 CLASSES = ("h100", "l4", "t4")
@@ -56,7 +57,8 @@ def fleets(draw: st.DrawFn) -> FakeFleet:
 
 Trouble = tuple[str, int, int]
 TROUBLES = st.lists(
-    st.tuples(st.sampled_from(["devices", "lose", "find", "time", "scale", "kill", "endpoint"]), st.integers(0, 3), st.integers(0, 4)), max_size=8
+    st.tuples(st.sampled_from(["devices", "lose", "find", "time", "scale", "kill", "endpoint", "rollout", "flavors"]), st.integers(0, 3), st.integers(0, 4)),
+    max_size=8,
 )
 
 
@@ -81,6 +83,11 @@ def befall(fleet: FakeFleet, trouble: Trouble) -> None:
         case "kill":
             for uid in sorted(fleet.pods)[:amount]:
                 del fleet.pods[uid]
+        case "rollout":
+            fleet.new_revision(pool.metadata.name, f"--v{amount}")
+        case "flavors" if len(pool.spec.flavors) > 1:
+            flavors = [f.model_dump(by_alias=True, exclude_none=True) for f in pool.spec.flavors]
+            fleet.change_spec(pool.metadata.name, flavors=[f for f in flavors if f["name"] != flavors[amount % len(flavors)]["name"]])
         case "endpoint":
             for flavor in pool.spec.flavors:
                 if flavor.endpoint is not None:
@@ -202,8 +209,28 @@ def test_a_crash_after_any_write_converges_to_the_same(fleet: FakeFleet, trouble
             fleet.act(plan_fleet(fleet.world()), stop_after=stop)
             fleet.work()
         fleet.settle(40)
-    assert sorted(fleet.children) == sorted(f"{m['kind']}/{m['metadata']['namespace']}/{m['metadata']['name']}" for m in plan_fleet(fleet.world()).children)
+    plan = plan_fleet(fleet.world())
+    described = {k for k, c in fleet.children.items() if f"apps/{c['metadata']['labels'][POOL]}/{c['metadata']['labels'][FLAVOR]}" not in plan.held_flavors}
+    assert described == {f"{m['kind']}/{m['metadata']['namespace']}/{m['metadata']['name']}" for m in plan.children}
     assert writes_of(fleet) == 0
+
+
+@SETTINGS
+@given(fleets(), TROUBLES)
+def test_every_rollout_ends_and_surges_again(fleet: FakeFleet, troubles: list[Trouble]) -> None:
+    fleet.settle(40)
+    for trouble in [*troubles, *(("rollout", n, 9) for n in range(len(fleet.pools)))]:
+        befall(fleet, trouble)
+        fleet.settle(40)
+    for _ in range(8):
+        fleet.pass_time(AFTER)
+        fleet.settle(40)
+    for key, pool in fleet.pools.items():
+        for flavor in (f for f in pool.spec.flavors if f.endpoint is None):
+            running = [p for p in fleet.pods.values() if (p.pool, p.flavor) == (pool.metadata.name, flavor.name) and p.ready]
+            assert len({p.revision for p in running}) <= 1, (key, flavor.name)
+            if len(running) == fleet.desired(pool.metadata.name, flavor.name):
+                assert fleet.surges(pool.metadata.name, flavor.name)
 
 
 @SETTINGS

@@ -129,3 +129,14 @@ def test_ready_endpoints_only() -> None:
     assert found.pool == "a/small"
     assert found.addresses == (Address("10.0.0.1", 8080, "l4"), Address("10.0.0.2", 8080, "l4"))
     assert endpoints_of({"metadata": {"name": "x"}}) is None
+
+
+def test_revisions_and_how_a_deployment_replaces() -> None:
+    labels = OURS | {"pod-template-hash": "5d4f"}
+    assert pod_of({"metadata": {"name": "p", "labels": labels}}).revision == "5d4f"
+    assert pod_of({"metadata": {"name": "p", "labels": {"pod-template-hash": "5d4f"}}}).revision == ""
+    for surge, in_place in ((0, True), ("0%", True), (1, False), ("25%", False), (None, False)):
+        rolling = {} if surge is None else {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": 1}}
+        workload = workload_of({"metadata": {"name": "d", "labels": OURS}, "spec": {"replicas": 1, "strategy": {"type": "RollingUpdate", **rolling}}})
+        assert workload is not None
+        assert workload.in_place is in_place

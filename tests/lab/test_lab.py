@@ -31,12 +31,13 @@ def lab() -> Lab:
 
 @pytest.fixture(scope="module")
 def namespace(lab: Lab) -> Iterator[str]:
-    """A namespace that enforces the restricted profile."""
+    """A namespace that enforces the restricted profile. A demo that stands is taken down: these tests need its devices."""
+    lab.kubectl("delete", "namespace", "demo", "--ignore-not-found", "--wait=true", "--timeout=120s")
     name = f"lab-test-{uuid.uuid4().hex[:6]}"
     lab.kubectl("create", "namespace", name)
     lab.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     yield name
-    lab.kubectl("delete", "namespace", name, "--wait=false")
+    lab.kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
 
 
 def engine_pod(lab: Lab, name: str, node_kind: str, devices: int = 0) -> dict[str, Any]:

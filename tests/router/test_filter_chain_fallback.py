@@ -50,9 +50,8 @@ FIRST_BYTE = {"fallback": {"firstByteTimeout": "300ms"}}
         (Reply(503), "2"),
         (Reply(429), "2"),
         (Reply(reset=True), "2"),
-        (Reply(after=5.0), "2"),
     ],
-    ids=["503", "429", "reset", "no first byte"],
+    ids=["503", "429", "reset"],
 )
 async def test_a_failing_group_is_left_for_the_next(bench: Bench, upstreams: Callable, reply: Reply, attempts: str) -> None:
     first, second = await upstreams(reply), await upstreams()
@@ -60,6 +59,16 @@ async def test_a_failing_group_is_left_for_the_next(bench: Bench, upstreams: Cal
     for more in ({}, {"stream": True}):
         answer = await bench.chat("auto", **more)
         assert (answer.status, answer.headers["x-modelfleet-served"], answer.headers["x-modelfleet-attempts"]) == (200, "shop/b/gpu", attempts)
+
+
+@pytest.mark.parametrize("how", [{"stream": True}, {"stream": False}, {}])
+async def test_the_first_byte_limit_is_for_streams_alone(bench: Bench, upstreams: Callable, how: dict[str, bool]) -> None:
+    """The first byte of a whole answer is its last: there a limit would only repeat the work elsewhere."""
+    slow, second = await upstreams(Reply(after=1.0)), await upstreams()
+    await bench.serve(a_world(slow.port, second.port, **FIRST_BYTE))
+    answer = await bench.chat("auto", **how)
+    served = ("shop/b/gpu", "2") if how.get("stream") else ("shop/a/gpu", "1")
+    assert (answer.status, answer.headers["x-modelfleet-served"], answer.headers["x-modelfleet-attempts"]) == (200, *served)
 
 
 async def test_refused_connections_and_empty_pools_are_left_for_the_next(bench: Bench, upstreams: Callable) -> None:

@@ -38,13 +38,14 @@ class Gateway:
     envoy: Envoy
     pods: Upstream
     endpoint: Upstream
+    allow: str = "127.0.0.0/8"
     router: subprocess.Popen[bytes] | None = None
 
     def start_router(self) -> None:
         environment = os.environ | {
             "POD_NAME": "gw-0", "MODELFLEET_RUN_DIR": self.run_dir, "MODELFLEET_HTTP_HOST": "127.0.0.1", "MODELFLEET_HTTP_PORT": str(self.http),
             "MODELFLEET_ENVOY_PORT": str(self.port), "MODELFLEET_NAMESPACES": self.namespace, "MODELFLEET_KUBECONFIG": str(self.server.kubeconfig),
-            "MODELFLEET_DRAIN_SECONDS": "0",
+            "MODELFLEET_DRAIN_SECONDS": "0", "MODELFLEET_ENDPOINTS_ALLOW": self.allow,
         }  # fmt: skip
         with Path(self.run_dir, "router.log").open("ab") as log:
             self.router = subprocess.Popen([sys.executable, "-m", "modelfleet", "router"], env=environment, stdout=log, stderr=log)
@@ -98,6 +99,15 @@ class Gateway:
                 return answer
             await asyncio.sleep(0.05)
         raise AssertionError(f"never {why}: {answer}\n{self.logs()[-3000:]}")
+
+    async def served(self, by: str) -> None:
+        """Ask what only the default chain answers until ``by`` serves it: the probe, the decider and Envoy learn of news one after the other."""
+        for _ in range(400):
+            answer = await self.answers("DefaultChain", tools=TOOLS)
+            if answer.headers["x-modelfleet-served"] == by:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"never served by {by}: {answer}\n{self.logs()[-3000:]}")
 
     def policy(self) -> dict[str, Any]:
         found: dict[str, Any] = self.server.get("routingpolicy", "assistant", "-n", self.namespace)
@@ -241,6 +251,32 @@ async def test_the_first_byte_limit_moves_a_stream_on_and_leaves_a_slow_whole_an
     streamed = await gateway.chat(stream=True)
     assert (streamed.headers["x-modelfleet-served"], streamed.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/boss/far", "2")
 
+    gateway.end_router(signal.SIGKILL)
+    answers, gateway.endpoint.reply = gateway.endpoint.reply, lambda request: replace(answers(request), after=2.0)
+    lost = await gateway.chat()
+    assert lost.headers["x-modelfleet-decision"].endswith("why=DeciderLost")
+    assert (lost.headers["x-modelfleet-served"], lost.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/boss/far", "1")
+
+
+async def test_an_endpoint_that_leads_inside_is_dropped_told_and_served_once_it_is_allowed(gateway: Gateway) -> None:
+    pool = f"{gateway.namespace}/boss"
+    await gateway.served(f"{pool}/far")
+    gateway.end_router(signal.SIGTERM)
+    gateway.allow = ""
+    gateway.start_router()
+    await gateway.sees("endpoint_up", "far", pool, "EndpointNotAllowed", value=0)
+    await gateway.served(f"{gateway.namespace}/small/cpu")
+    asked = len(gateway.endpoint.requests)
+    for _ in range(3):
+        other = await gateway.answers("DefaultChain", tools=TOOLS)
+        assert (other.headers["x-modelfleet-served"], other.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/small/cpu", "1")
+    assert len(gateway.endpoint.requests) == asked
+    gateway.end_router(signal.SIGTERM)
+    gateway.allow = "10.0.0.0/8, 127.0.0.1"
+    gateway.start_router()
+    await gateway.sees("endpoint_up", "far", pool, "", value=1)
+    await gateway.served(f"{pool}/far")
+
 
 async def test_a_killed_decider_leaves_the_static_chain_and_comes_back(gateway: Gateway) -> None:
     await gateway.answers("RuleMatched")
@@ -263,11 +299,12 @@ async def test_a_refused_key_is_told_and_the_next_candidate_serves_until_the_key
     assert (other.status, other.headers["x-modelfleet-served"], other.headers["x-modelfleet-attempts"]) == (200, f"{gateway.namespace}/small/cpu", "2")
     gateway.apply_key(KEY)
     await gateway.sees("endpoint_up", "far", pool, "", value=1)
-    assert (await gateway.chat(tools=TOOLS)).headers["x-modelfleet-served"] == f"{pool}/far"
+    await gateway.served(f"{pool}/far")
 
     gateway.server.kubectl("delete", "secret", "remote-key", "-n", gateway.namespace, check=True)
     await until(lambda: gateway.policy()["status"]["gateways"][0]["missing"] == ["secret/remote-key"], "the missing Secret in status")
-    assert (await gateway.answers("DefaultChain", tools=TOOLS)).headers["x-modelfleet-served"] == f"{gateway.namespace}/small/cpu"
+    await gateway.sees("endpoint_up", "far", pool, "SecretMissing", value=0)
+    await gateway.served(f"{gateway.namespace}/small/cpu")
     assert not any(key in gateway.logs() for key in (KEY, "sk-wrong-77aa"))
 
 

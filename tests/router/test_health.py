@@ -6,12 +6,16 @@ import asyncio
 import logging
 
 import pytest
+from prometheus_client import generate_latest
 from tests.support.envoy import Reply, Request, Upstream, until
 
+from modelfleet.core.routing.egress import egress
 from modelfleet.core.routing.ir import RemoteCluster, SecretRef
 from modelfleet.router.health import EndpointHealth, Prober, probe_outcome
 from modelfleet.router.metrics import RouterMetrics
+from modelfleet.telemetry.exposition import read_sample
 
+LOOPBACK = egress(["127.0.0.0/8", "::1"])
 REF = SecretRef("shop", "k", "token")
 
 
@@ -27,10 +31,54 @@ def test_the_word_for_a_status(status: int, before: str | None, reason: str) -> 
     assert probe_outcome(status, before) == reason
 
 
-def a_remote(port: int, secret: SecretRef | None = REF) -> RemoteCluster:
-    return RemoteCluster(
-        "remote/shop/b/far", "shop/b", "far", "127.0.0.1", port, tls=False, path_prefix="/api/v1", upstream_model="x", concurrency=1, secret=secret
-    )
+def test_an_endpoint_has_one_series_whatever_it_goes_through_and_none_once_it_is_gone() -> None:
+    """The operator believes the worst series: one left behind would keep an endpoint down for ever."""
+    metrics = RouterMetrics()
+    health = EndpointHealth(metrics)
+    for reason in ("Unreachable", "", "KeyRefused", "RateLimited", "", "", "SecretMissing", "EndpointNotAllowed", ""):
+        health.observe("shop/b", "far", reason, probed=True)
+        told = read_sample(generate_latest(metrics.registry).decode()).endpoints
+        assert [(t.pool, t.flavor, t.up, t.reason) for t in told] == [("shop/b", "far", not reason, reason)]
+    health.keep([])
+    assert read_sample(generate_latest(metrics.registry).decode()).endpoints == ()
+
+
+def test_a_request_in_flight_does_not_clear_an_endpoint_that_leads_inside() -> None:
+    heard: list[frozenset[tuple[str, str]]] = []
+    health = EndpointHealth(RouterMetrics(), lambda: heard.append(health.barred()))
+    for reason, probed in (("", False), ("EndpointNotAllowed", True), ("", False), ("Unreachable", False), ("", True), ("KeyRefused", False)):
+        health.observe("shop/b", "far", reason, probed=probed)
+    assert heard == [frozenset({("shop/b", "far")}), frozenset()]
+    assert health.reason("shop/b", "far") == "KeyRefused"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "inside.example"])
+async def test_an_endpoint_that_leads_inside_is_not_asked_until_it_is_allowed(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream = await Upstream(lambda _: Reply()).start()
+    if host == "inside.example":
+        loop = asyncio.get_running_loop()
+        resolve = loop.getaddrinfo
+        monkeypatch.setattr(loop, "getaddrinfo", lambda name, port, **how: resolve("127.0.0.1" if name == host else name, port, **how))
+    outcomes = []
+    try:
+        for allow in ([], ["10.0.0.0/8"], ["127.0.0.0/8", "::1"], [host]):
+            health = EndpointHealth(RouterMetrics())
+            prober = Prober(health, "/nowhere.pem", egress(allow))
+            prober.watch([a_remote(upstream.port, secret=None, host=host)], {})
+            task = asyncio.create_task(prober.run())
+            await until(lambda: health.reason("shop/b", "far") is not None, "an outcome")  # noqa: B023 - awaited at once
+            task.cancel()
+            outcomes.append(health.reason("shop/b", "far"))
+            assert bool(upstream.requests) == ("" in outcomes)
+    finally:
+        await upstream.stop()
+    by_network = "EndpointNotAllowed" if host == "localhost" else ""
+    assert outcomes == ["EndpointNotAllowed", "EndpointNotAllowed", by_network, ""]
+    assert upstream.requests[-1].headers["host"] == f"{host}:{upstream.port}"
+
+
+def a_remote(port: int, secret: SecretRef | None = REF, host: str = "127.0.0.1") -> RemoteCluster:
+    return RemoteCluster("remote/shop/b/far", "shop/b", "far", host, port, tls=False, path_prefix="/api/v1", upstream_model="x", concurrency=1, secret=secret)
 
 
 async def test_an_endpoint_is_asked_with_its_key_again_when_the_key_changes_and_again_while_it_is_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -44,7 +92,7 @@ async def test_an_endpoint_is_asked_with_its_key_again_when_the_key_changes_and_
 
     upstream = await Upstream(reply).start()
     health = EndpointHealth(RouterMetrics())
-    prober = Prober(health, "/nowhere.pem", every=0.05)
+    prober = Prober(health, "/nowhere.pem", LOOPBACK, every=0.05)
     task = asyncio.create_task(prober.run())
     try:
         prober.watch([a_remote(upstream.port)], {})
@@ -72,9 +120,22 @@ async def test_an_endpoint_is_asked_with_its_key_again_when_the_key_changes_and_
     assert "right" not in caplog.text
 
 
+async def test_a_name_that_led_inside_and_resolves_no_more_stays_barred() -> None:
+    health = EndpointHealth(RouterMetrics())
+    health.observe("shop/b", "far", "EndpointNotAllowed", probed=True)
+    prober = Prober(health, "/nowhere.pem", LOOPBACK, every=0.01)
+    prober.watch([a_remote(1, secret=None, host="nowhere.invalid")], {})
+    task = asyncio.create_task(prober.run())
+    try:
+        await until(lambda: prober._targets["remote/shop/b/far"].wait > 0.01, "a probe")
+    finally:
+        task.cancel()
+    assert health.reason("shop/b", "far") == "EndpointNotAllowed"
+
+
 async def test_an_endpoint_that_stays_down_is_asked_less_and_less_often() -> None:
     health = EndpointHealth(RouterMetrics())
-    prober = Prober(health, "/nowhere.pem", every=0.01)
+    prober = Prober(health, "/nowhere.pem", LOOPBACK, every=0.01)
     prober.watch([a_remote(1, secret=None)], {})
     task = asyncio.create_task(prober.run())
     try:

@@ -11,9 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.support.envoy import free_port, remove, short_dir, until
+from tests.support.envoy import a_policy, a_pool, free_port, remote, remove, short_dir, until
 
+from modelfleet.core.routing.egress import egress
+from modelfleet.core.routing.ir import RoutingWorld
 from modelfleet.errors import Stalled
+from modelfleet.kube.client import Client
+from modelfleet.router.process import Router
 from modelfleet.router.settings import RouterSettings, read_settings
 
 
@@ -23,11 +27,11 @@ def test_settings_come_from_the_environment_and_have_defaults() -> None:
     read = read_settings({
         "POD_NAME": "gw-1", "MODELFLEET_RUN_DIR": "/x", "MODELFLEET_HTTP_PORT": "1", "MODELFLEET_NAMESPACES": " b, a,,b", "MODELFLEET_DRAIN_SECONDS": "0",
         "MODELFLEET_MAX_BODY_BYTES": "77", "MODELFLEET_KUBECONFIG": "/k", "MODELFLEET_ENVOY_PORT": "2", "MODELFLEET_CA_FILE": "/ca",
-        "MODELFLEET_LOG_LEVEL": "debug", "MODELFLEET_HTTP_HOST": "::1",
+        "MODELFLEET_LOG_LEVEL": "debug", "MODELFLEET_HTTP_HOST": "::1", "MODELFLEET_ENDPOINTS_ALLOW": "10.1.0.0/16, llm.example,",
     })  # fmt: skip
     assert read == RouterSettings(
         pod="gw-1", run_dir="/x", http_host="::1", http_port=1, envoy_port=2, namespaces=("a", "b"), max_body_bytes=77, ca_file="/ca", log_level="debug",
-        drain=0.0, kubeconfig="/k",
+        drain=0.0, kubeconfig="/k", egress=egress(["10.1.0.0/16", "llm.example"]),
     )  # fmt: skip
 
 
@@ -35,6 +39,11 @@ def test_settings_come_from_the_environment_and_have_defaults() -> None:
 def test_a_wrong_setting_is_named(text: str) -> None:
     with pytest.raises(Stalled, match="MODELFLEET_HTTP_PORT"):
         read_settings({"MODELFLEET_HTTP_PORT": text})
+
+
+def test_a_wrong_entry_of_the_allowed_endpoints_is_named() -> None:
+    with pytest.raises(Stalled, match=r"MODELFLEET_ENDPOINTS_ALLOW: '10.0.0.1/8' is no CIDR"):
+        read_settings({"MODELFLEET_ENDPOINTS_ALLOW": "x.example,10.0.0.1/8"})
 
 
 KUBECONFIG = """
@@ -45,6 +54,32 @@ users: [{name: u, user: {}}]
 contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
 """
+
+
+async def test_an_endpoint_whose_name_leads_inside_leaves_the_plan_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(KUBECONFIG)
+    client = await Client.connect("router", config)
+    router = Router(RouterSettings(run_dir=str(tmp_path)), client)
+    pools = (a_pool("far", remote("named", "http://llm.example.com"), remote("meta", "http://169.254.169.254")),)
+    world = RoutingWorld(pools, (a_policy("p", "far"),))
+
+    async def observe() -> object:
+        return world, {}, {}
+
+    monkeypatch.setattr(router.watches, "observe", observe)
+    try:
+        for reason, kept in ((None, ["named"]), ("EndpointNotAllowed", []), ("Unreachable", ["named"])):
+            if reason is not None:
+                router.changes.drain()
+                router.health.observe("shop/far", "named", reason, probed=True)
+                assert router.changes.drain() == {"egress"}
+            await router._compile()
+            assert [r.flavor for r in router._plan.remote_clusters] == kept
+            assert sorted(t.remote.flavor for t in router.prober._targets.values()) == ["meta", "named"]
+            assert router.health.reason("shop/far", "named") == reason
+    finally:
+        await client.close()
 
 
 async def test_without_api_server_and_envoy_it_waits_alive_and_not_ready_and_ends_when_told() -> None:

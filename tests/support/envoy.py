@@ -264,7 +264,7 @@ Decide = Callable[[Any], Awaitable[Any]]
 
 
 def decision(groups: list[str], *, span: str = "", decision_id: str = "d1", **metadata: Any) -> Any:
-    """An OK answer in the shape of the contract (docstring of ``core/routing/xds.py``)."""
+    """An OK answer in the shape of the contract (docstring of ``core/routing/xds``)."""
     told = {"priority_groups": [{"name": g} for g in groups], "id": decision_id, "span": span, **metadata}
     return json_format.ParseDict(
         {

@@ -1,11 +1,12 @@
 """A pure little cluster for the laws of planning: applies plans, schedules pods, makes them ready, lets time pass.
 
-It knows Deployments (pods follow replicas; not-ready pods go first), a scheduler (first node that fits), and the status
+It knows Deployments (pods follow replicas, rollouts follow the strategy; not-ready pods go first), a scheduler (first node that fits), and the status
 subresource. It is not Kubernetes: what Kubernetes itself does is tried on the lab.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,6 +34,8 @@ class FakeFleet:
         self.children: dict[str, Any] = {}
         self.down: set[tuple[str, str]] = set()
         self.telemetry_fresh = True
+        self.drains = False
+        """True: pods that leave hold their devices until ``drained``."""
         self.events: list[str] = []
         self.writes = 0
         self._made = 0
@@ -55,7 +58,9 @@ class FakeFleet:
 
     def _workload(self, deployment: Any) -> Workload:
         metadata = deployment["metadata"]
-        return Workload(metadata["namespace"], metadata["name"], metadata["labels"][POOL], metadata["labels"][FLAVOR], deployment["spec"]["replicas"])
+        surge = deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+        replicas = deployment["spec"]["replicas"]
+        return Workload(metadata["namespace"], metadata["name"], metadata["labels"][POOL], metadata["labels"][FLAVOR], replicas, in_place=surge == 0)
 
     def ready(self, pool: str, flavor: str | None = None) -> int:
         return sum(p.ready and not p.deleting and p.pool == pool and flavor in (None, p.flavor) for p in self.pods.values())
@@ -133,30 +138,66 @@ class FakeFleet:
         return before != self.pods
 
     def _follow_replicas(self) -> None:
-        for deployment in [c for c in self.children.values() if c["kind"] == "Deployment"]:
+        present = {(c["metadata"]["namespace"], c["metadata"]["labels"][POOL], c["metadata"]["labels"][FLAVOR]) for c in self._deployments()}
+        self._leave([p for p in self.pods.values() if (p.namespace, p.pool, p.flavor) not in present])
+        for deployment in self._deployments():
             metadata, spec = deployment["metadata"], deployment["spec"]
-            mine = [
-                p
-                for p in self.pods.values()
-                if p.namespace == metadata["namespace"] and (p.pool, p.flavor) == (metadata["labels"][POOL], metadata["labels"][FLAVOR])
-            ]
-            surplus = len(mine) - spec["replicas"]
-            for pod in sorted(mine, key=lambda p: (p.ready, p.node is not None, p.name))[: max(0, surplus)]:
+            place = (metadata["namespace"], metadata["labels"][POOL], metadata["labels"][FLAVOR])
+            mine = [p for p in self.pods.values() if (p.namespace, p.pool, p.flavor) == place and not p.deleting]
+            revision = hashlib.sha256(json.dumps(spec["template"], sort_keys=True).encode()).hexdigest()[:8]
+            old, new = [p for p in mine if p.revision != revision], [p for p in mine if p.revision == revision]
+            if old and spec["replicas"]:
+                new += self._make(deployment, revision, min(spec["replicas"] - len(new), spec["replicas"] + self._strategy(spec)[0] - len(mine)))
+                self._scale_down(spec, old, new)
+            else:
+                self._leave(sorted(mine, key=lambda p: (p.ready, p.node is not None, p.name))[: max(0, len(mine) - spec["replicas"])])
+                self._make(deployment, revision, spec["replicas"] - len(mine))
+
+    @staticmethod
+    def _strategy(spec: Any) -> tuple[int, int]:
+        rolling = spec["strategy"]["rollingUpdate"]
+        return rolling["maxSurge"], rolling["maxUnavailable"]
+
+    def _scale_down(self, spec: Any, old: list[Pod], new: list[Pod]) -> None:
+        """As the Deployment controller does: unhealthy old pods first, then as many ready ones as may be missing."""
+        least = spec["replicas"] - self._strategy(spec)[1]
+        many = len(old) + len(new) - least - sum(not p.ready for p in new)
+        unhealthy = sorted((p for p in old if not p.ready), key=lambda p: p.name)[: max(0, many)]
+        self._leave(unhealthy)
+        spare = sum(p.ready for p in (*old, *new)) - least
+        if many > 0:
+            self._leave(sorted((p for p in old if p.ready), key=lambda p: p.name)[: max(0, spare)])
+
+    def _leave(self, pods: Iterable[Pod]) -> None:
+        for pod in pods:
+            if self.drains and pod.node is not None:
+                self.pods[pod.uid] = replace(pod, deleting=True)
+            else:
                 del self.pods[pod.uid]
-            for _ in range(-surplus):
-                self._made += 1
-                limits = spec["template"]["spec"]["containers"][0]["resources"].get("limits", {})
-                name = f"{metadata['name']}-{self._made:05d}"
-                requests = {GPU: int(limits[GPU])} if GPU in limits else {"cpu": 1000}
-                pool, flavor = metadata["labels"][POOL], metadata["labels"][FLAVOR]
-                self.pods[name] = Pod(metadata["namespace"], name, name, requests, created=self.now, pool=pool, flavor=flavor)
+
+    def drained(self) -> None:
+        """Pods that were leaving are gone."""
+        self.pods = {uid: p for uid, p in self.pods.items() if not p.deleting}
+
+    def _make(self, deployment: Any, revision: str, count: int) -> list[Pod]:
+        made = []
+        for _ in range(count):
+            self._made += 1
+            metadata = deployment["metadata"]
+            limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"].get("limits", {})
+            name = f"{metadata['name']}-{self._made:05d}"
+            requests = {GPU: int(limits[GPU])} if GPU in limits else {"cpu": 1000}
+            pool, flavor = metadata["labels"][POOL], metadata["labels"][FLAVOR]
+            self.pods[name] = Pod(metadata["namespace"], name, name, requests, created=self.now, pool=pool, flavor=flavor, revision=revision)
+            made.append(self.pods[name])
+        return made
 
     def _schedule(self) -> None:
         selectors = {
             (c["metadata"]["labels"][POOL], c["metadata"]["labels"][FLAVOR]): c["spec"]["template"]["spec"]["nodeSelector"] for c in self._deployments()
         }
         for pod in sorted(self.pods.values(), key=lambda p: p.name):
-            if pod.node is None and (pod.pool, pod.flavor) in selectors:
+            if pod.node is None and not pod.deleting and (pod.pool, pod.flavor) in selectors:
                 selector = selectors[pod.pool or "", pod.flavor or ""]
                 node = next((n.name for n in sorted(self.nodes.values(), key=lambda n: n.name) if self._fits(pod, n, selector)), None)
                 since = pod.unschedulable_since or self.now
@@ -174,10 +215,25 @@ class FakeFleet:
     def _become_ready(self) -> None:
         for pod in list(self.pods.values()):
             node = self.nodes.get(pod.node or "")
-            if node is not None and node.ready and not pod.ready and not pod.waiting_reason:
+            if node is not None and node.ready and not (pod.ready or pod.deleting or pod.waiting_reason):
                 self.pods[pod.uid] = replace(pod, phase="Running", ready=True)
 
     # What happens to it
+
+    def change_spec(self, pool: str, **fields: Any) -> None:
+        """Somebody edits the pool."""
+        before = self.pools[f"apps/{pool}"]
+        metadata = {**before.metadata.model_dump(by_alias=True), "generation": before.metadata.generation + 1}
+        spec = {**before.spec.model_dump(by_alias=True, exclude_none=True), **fields}
+        self.pools[before.key] = ModelPool.model_validate({"metadata": metadata, "spec": spec, "status": before.status.to_wire()})
+
+    def new_revision(self, pool: str, mark: str) -> None:
+        """The pod template of every flavor of the pool changes."""
+        self.change_spec(pool, engine={"type": "LlamaCpp", "args": [mark]})
+
+    def surges(self, pool: str, flavor: str) -> bool:
+        """False while the Deployment replaces in place."""
+        return bool(self._strategy(self.children[f"Deployment/apps/{pool}-{flavor}"]["spec"])[0])
 
     def pass_time(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)

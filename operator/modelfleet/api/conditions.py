@@ -41,10 +41,12 @@ class FlavorReason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     PODS_REFUSED = "PodsRefused"
     CRASH_LOOPING = "CrashLooping"
+    ROLLOUT_WAITS_FOR_DEVICE = "RolloutWaitsForDevice"
     KEY_REFUSED = "KeyRefused"
     UNREACHABLE = "Unreachable"
     RATE_LIMITED = "RateLimited"
     SECRET_MISSING = "SecretMissing"
+    ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed"
 
 
 class ModelPoolReason(StrEnum):
@@ -56,6 +58,7 @@ class ModelPoolReason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
     CONVERGED = "Converged"
     CONVERGING = "Converging"
+    ROLLOUT_WAITS_FOR_DEVICE = "RolloutWaitsForDevice"
     AS_PROMISED = "AsPromised"
     TOO_FEW_READY = "TooFewReady"
     INVALID_SPEC = "InvalidSpec"

@@ -28,7 +28,12 @@ app = typer.Typer(
     help="modelfleet: one model of cost, capacity and demand for a fleet of models on Kubernetes.",
     epilog="Examples: modelfleet top | modelfleet plan -f pool.yaml | modelfleet explain pool apps/coder | modelfleet crds --check",
 )
-explain = typer.Typer(no_args_is_help=True, help="Tell why: a pool's placement, or the way of one request.", rich_markup_mode=None)
+explain = typer.Typer(
+    no_args_is_help=True,
+    help="Tell why: a pool's placement, or the way of one request.",
+    rich_markup_mode=None,
+    epilog="Examples: modelfleet explain pool apps/coder | modelfleet explain request --policy apps/assistant --body request.json",
+)
 app.add_typer(explain, name="explain")
 
 Kubeconfig = Annotated[Path | None, typer.Option(help="Path of a kubeconfig; absent: KUBECONFIG, then ~/.kube/config.")]
@@ -86,9 +91,11 @@ def operator(kubeconfig: Kubeconfig = None, context: Context = None) -> None:
     raise typer.Exit(import_module("modelfleet.handlers.process").run_operator(options))
 
 
-@app.command(epilog="Example: modelfleet router")
-def router() -> None:
+@app.command(epilog="Examples: modelfleet router | modelfleet router --keep")
+def router(*, keep: Annotated[bool, typer.Option("--keep", help="Start it again whenever it dies, as in a gateway pod.")] = False) -> None:
     """Run the router beside Envoy: compiles policies, decides requests, counts tokens."""
+    if keep:
+        raise typer.Exit(import_module("modelfleet.router.keeper").keep([sys.executable, "-m", "modelfleet", "router"]))
     _run("modelfleet.router.process", "run_router")
 
 

@@ -28,7 +28,7 @@ from modelfleet.core.explain_pool import explain_pool as sentences
 from modelfleet.core.reconcile import plan_fleet
 from modelfleet.core.render.labels import COMPONENT
 from modelfleet.core.world import Defaults
-from modelfleet.errors import Stalled
+from modelfleet.errors import ApiError, NotFound, Stalled
 from modelfleet.kube.client import Client
 from modelfleet.kube.resources import DEPLOYMENTS, MODEL_POOLS
 from modelfleet.settings import operator_options
@@ -36,6 +36,7 @@ from modelfleet.settings import operator_options
 __all__ = ["explain_pool", "plan", "top"]
 
 T = TypeVar("T")
+_FIGURES = ("model", "ready", "flavors", "tokensPerSecond", "costPerHour", "perMillionTokens", "reason", "why")
 _WIDE = 140
 """Columns of a terminal that has room for the last change; `explain pool` tells it on any."""
 Row = Mapping[str, Any]
@@ -57,7 +58,10 @@ def top(kubeconfig: Path | None, context: str | None, namespace: str | None, *, 
         with Live(_pool_table(look()), auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
-                live.update(_pool_table(look()), refresh=True)
+                try:
+                    live.update(_pool_table(look()), refresh=True)
+                except ApiError as error:
+                    live.console.print(f"{error.message}; trying again", soft_wrap=True, markup=False)
     except KeyboardInterrupt:
         return
 
@@ -89,12 +93,15 @@ def plan(kubeconfig: Path | None, context: str | None, files: Iterable[Path], *,
 
 
 def explain_pool(kubeconfig: Path | None, context: str | None, pool: str, *, as_json: bool) -> None:
-    """Print why ``pool`` (``<namespace>/<name>``) runs where it runs. Raises NotFound when there is no such pool."""
-    if pool.count("/") != 1:
+    """Print why ``pool`` (``<namespace>/<name>``) runs where it runs. Raises Stalled when there is no such pool."""
+    if pool.count("/") != 1 or not all(pool.split("/")):
         raise Stalled("BadName", f"{pool!r}: write <namespace>/<name>")
 
     namespace, name = pool.split("/")
-    raw = _with_client(kubeconfig, context, lambda client: client.get(MODEL_POOLS, namespace, name))
+    try:
+        raw = _with_client(kubeconfig, context, lambda client: client.get(MODEL_POOLS, namespace, name))
+    except NotFound as error:
+        raise Stalled("PoolNotFound", f"there is no ModelPool {pool}; `modelfleet top` lists those that exist") from error
     parsed = parse(ModelPool, raw)
     if isinstance(parsed, InvalidObject):
         raise Stalled("InvalidSpec", f"ModelPool {pool}: {'; '.join(parsed.errors)}")
@@ -130,11 +137,13 @@ async def _installed_defaults(client: Client) -> Defaults:
 
 async def _pool_rows(client: Client, namespace: str | None) -> list[Row]:
     items, _ = await client.list(MODEL_POOLS, namespace)
-    rows = [_pool_row(parsed) for raw in items if not isinstance(parsed := parse(ModelPool, raw), InvalidObject)]
+    rows = [_pool_row(parse(ModelPool, raw)) for raw in items]
     return sorted(rows, key=lambda row: str(row["pool"]))
 
 
-def _pool_row(pool: Any) -> Row:
+def _pool_row(pool: ModelPool | InvalidObject) -> Row:
+    if isinstance(pool, InvalidObject):
+        return {"pool": pool.key} | dict.fromkeys(_FIGURES) | {"reason": "InvalidSpec", "why": "; ".join(pool.errors)}
     status = pool.status
     return {
         "pool": pool.key,
@@ -166,7 +175,7 @@ def _manifests(path: Path) -> list[Mapping[str, Any]]:
     found = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
     try:
         objects = [o for f in found for o in yaml.safe_load_all(f.read_text(encoding="utf-8")) if o]
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Stalled("UnreadableManifest", f"{path}: {error}") from error
     if not all(isinstance(o, dict) and "kind" in o for o in objects):
         raise Stalled("UnreadableManifest", f"{path}: every document must be an object with a kind")

@@ -66,9 +66,12 @@ async def observe_once(client: Client, defaults: Defaults, overlay: Iterable[Map
 
 def _lay_over(mirror: Mirror, raw: Mapping[str, Any]) -> None:
     kinds = {resource.kind: resource for resource in OURS}
-    metadata = dict(raw.get("metadata") or {})
+    given = raw.get("metadata")
     if raw.get("kind") not in kinds:
-        raise Stalled("UnknownKind", f"{raw.get('kind')} {metadata.get('name')}: plan takes {', '.join(sorted(kinds))}")
+        raise Stalled("UnknownKind", f"kind {raw.get('kind')!r}: plan takes {', '.join(sorted(kinds))}")
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise Stalled("InvalidSpec", f"{raw['kind']}: metadata.name is missing")
+    metadata = dict(given)
     if kinds[raw["kind"]].namespaced:
         metadata.setdefault("namespace", "default")
     key = f"{metadata['namespace']}/{metadata['name']}" if metadata.get("namespace") else str(metadata.get("name"))

@@ -28,10 +28,12 @@ SENTENCES: Final = {
     FlavorReason.QUOTA_EXCEEDED: "is left alone for a while: a ResourceQuota forbids its pods",
     FlavorReason.PODS_REFUSED: "is left alone for a while: the API server refuses its pods",
     FlavorReason.CRASH_LOOPING: "is left alone for a while: its pods do not come up",
+    FlavorReason.ROLLOUT_WAITS_FOR_DEVICE: "has a new revision and no free device to start it beside the old one",
     FlavorReason.KEY_REFUSED: "does not serve: the endpoint refuses the key",
     FlavorReason.UNREACHABLE: "does not serve: the endpoint does not answer",
     FlavorReason.RATE_LIMITED: "does not serve for now: the endpoint's rate limit is reached",
     FlavorReason.SECRET_MISSING: "does not serve: the Secret with its key is missing",
+    FlavorReason.ENDPOINT_NOT_ALLOWED: "does not serve: its URL leads into the cluster or its network; the platform may allow it (chart value endpoints.allow)",
 }
 
 

@@ -55,7 +55,8 @@ class GatewayEntry:
 class Plan:
     """See the module. ``held`` are keys of paused pools: their children are neither applied nor pruned. ``recheck_after`` in seconds.
 
-    ``held_flavors``: ``<namespace>/<pool>/<flavor>`` of flavors whose class is missing: not among ``children``, and not to be pruned either.
+    ``held_flavors``: ``<namespace>/<pool>/<flavor>`` of flavors whose class is missing, or that left the spec and still serve: not among
+    ``children``, and not to be pruned either.
     """
 
     children: tuple[Manifest, ...] = ()

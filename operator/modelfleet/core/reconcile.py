@@ -17,7 +17,7 @@ from modelfleet.core.placement.facts import PodFacts
 from modelfleet.core.placement.fleet import place_fleet
 from modelfleet.core.plan import Event, GatewayEntry, NodeLabel, Plan, StatusWrite
 from modelfleet.core.render.labels import ACCELERATOR_CLASS, POOL
-from modelfleet.core.render.pool import children_of, flavors_without_class
+from modelfleet.core.render.pool import children_of, held_flavors
 from modelfleet.core.routing.compile import compile_routes
 from modelfleet.core.routing.ir import Problem, RoutingWorld
 from modelfleet.core.status.acceleratorclass import acceleratorclass_status
@@ -47,7 +47,7 @@ def plan_fleet(world: World) -> Plan:
     return Plan(
         children=tuple(m for p in active for m in children_of(p, decisions[p.key], classes, world.defaults)),
         held=_held(world),
-        held_flavors=frozenset(key for p in active for key in flavors_without_class(p, classes)),
+        held_flavors=frozenset(key for p in active for key in held_flavors(p, decisions[p.key], classes)),
         node_labels=labels,
         statuses=(
             *_class_statuses(world, catalogue, decisions),

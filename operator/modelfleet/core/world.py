@@ -30,7 +30,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of the cluster, ours or not (``pool`` and ``flavor`` are set on ours, from labels). ``requests`` as in Node."""
+    """A pod of the cluster, ours or not (``pool`` and ``flavor`` are set on ours, from labels). ``requests`` as in Node.
+
+    ``revision``: which template of its Deployment it was made from (``pod-template-hash``), empty where there is none.
+    """
 
     namespace: str
     name: str
@@ -47,6 +50,7 @@ class Pod:
     restarts: int = 0
     pool: str | None = None
     flavor: str | None = None
+    revision: str = ""
 
     @property
     def holds_devices(self) -> bool:
@@ -56,7 +60,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A Deployment of ours. ``failure`` is the ReplicaFailure condition's message (a quota, a refused pod), empty if none."""
+    """A Deployment of ours. ``failure`` is the ReplicaFailure condition's message (a quota, a refused pod), empty if none.
+
+    ``in_place``: a rollout stops a replica before it starts another (maxSurge 0).
+    """
 
     namespace: str
     name: str
@@ -64,6 +71,7 @@ class Workload:
     flavor: str
     replicas: int
     failure: str = ""
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +117,12 @@ class Gateway:
 class Defaults:
     """What the installer chose: engine images by engine type, whether nodes may be labelled, the pull policy of model servers."""
 
-    images: Mapping[str, str] = field(default_factory=lambda: {
-        "LlamaCpp": "ghcr.io/ggml-org/llama.cpp:server", "VLLM": "docker.io/vllm/vllm-openai:latest",
-    })
+    images: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "LlamaCpp": "ghcr.io/ggml-org/llama.cpp:server",
+            "VLLM": "docker.io/vllm/vllm-openai:latest",
+        }
+    )
     label_nodes: bool = True
     image_pull_policy: str = "IfNotPresent"
 

@@ -24,6 +24,9 @@ __all__ = ["Endpoints", "endpoints_of", "node_of", "parse_quantity", "pod_of", "
 
 Raw = Mapping[str, Any]
 
+_REVISION: Final = "pod-template-hash"
+"""The Deployment controller's label: one value per revision of the pod template."""
+
 _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
     "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
@@ -91,6 +94,7 @@ def pod_of(raw: Raw) -> Pod:
         restarts=sum(int(c.get("restartCount") or 0) for c in containers),
         pool=labels.get(POOL) if ours else None,
         flavor=labels.get(FLAVOR) if ours else None,
+        revision=labels.get(_REVISION, "") if ours else "",
     )
 
 
@@ -130,6 +134,7 @@ def workload_of(raw: Raw) -> Workload | None:
         flavor=labels[FLAVOR],
         replicas=int(spec.get("replicas", 1)),
         failure=(failures[0].get("message") or failures[0].get("reason") or "ReplicaFailure") if failures else "",
+        in_place=str(((spec.get("strategy") or {}).get("rollingUpdate") or {}).get("maxSurge")) in ("0", "0%"),
     )
 
 

@@ -21,6 +21,7 @@ import orjson
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from yaml import YAMLError
 
 from modelfleet.errors import ApiError, Conflict, Forbidden, Gone, Invalid, NotFound, Stalled, Unavailable
 
@@ -110,9 +111,17 @@ async def load_configuration(kubeconfig: Path | str | None, context: str | None,
         else:
             file = str(kubeconfig) if kubeconfig else None
             await load_kube_config(config_file=file, context=context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        raise Stalled("NoCredentials", f"cannot read credentials for the API server ({error}); set KUBECONFIG or run inside a pod") from error
+    except (ConfigException, OSError, TypeError, ValueError, YAMLError) as error:
+        raise _no_credentials(kubeconfig, error) from error
     return configuration
+
+
+def _no_credentials(kubeconfig: Path | str | None, error: Exception) -> Stalled:
+    where = str(kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config")
+    cure = "name one with --kubeconfig or KUBECONFIG"
+    if not any(Path(part).expanduser().exists() for part in where.split(os.pathsep)):
+        return Stalled("NoCredentials", f"there is no kubeconfig at {where}: {cure}")
+    return Stalled("NoCredentials", f"kubeconfig {where} cannot be used ({error}): {cure}")
 
 
 class Wire:

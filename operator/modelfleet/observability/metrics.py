@@ -12,10 +12,8 @@ __all__ = [
     "CYCLES",
     "CYCLE_SECONDS",
     "DECIDER_SECONDS",
-    "DEMAND_TOKENS",
     "ENDPOINT_UP",
     "HEARTBEAT",
-    "INFLIGHT",
     "LEADER",
     "LOOP_LAG",
     "PLAN_ERRORS",
@@ -34,8 +32,6 @@ USAGE_TOKENS: Final = "modelfleet_router_usage_tokens_total"
 """counter {pool, flavor, direction=input|output, source=reported|estimated}."""
 USAGE_USD: Final = "modelfleet_router_usage_micro_usd_total"
 """counter {pool, flavor}: micro-dollars at the price in the pool's status when the request ended."""
-DEMAND_TOKENS: Final = "modelfleet_router_demand_tokens_total"
-INFLIGHT: Final = "modelfleet_router_inflight"
 TTFT_SECONDS: Final = "modelfleet_router_ttft_seconds"
 ENDPOINT_UP: Final = "modelfleet_router_endpoint_up"
 """gauge {pool, flavor, reason}: 1 up with reason="", 0 down with the reason; absent: not observed yet."""

@@ -3,7 +3,7 @@
 Decided here: when a resource is sent (clusters and endpoints before routes; a cluster is deleted only after routes without it were
 acknowledged and ``grace`` seconds have passed, since retries in flight still look it up) and whose fault a refusal is. A refused push
 is halved until one policy is left: that one keeps its last good form, the others are served. Not decided here: what the resources
-say (``core/routing/xds.py``). Nothing is sent before the first ``publish``, so Envoy keeps what it has while a router starts.
+say (``core/routing/xds``). Nothing is sent before the first ``publish``, so Envoy keeps what it has while a router starts.
 
 Values of Secrets go to Envoy and nowhere else: their versions are resourceVersions, and what Envoy says about them is not repeated.
 """

@@ -32,7 +32,6 @@ __all__ = ["Decider", "Remembered", "answer_bytes", "decision_json", "question"]
 
 SPAN_HEADER = "x-modelfleet-model-span"
 DECISION_HEADER = "x-modelfleet-decision"
-PATIENCE_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 _REMEMBERED = 10_000
 _PERMISSION_DENIED = 7
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -184,12 +183,8 @@ def answer_bytes(decision: Decision, model_span: tuple[int, int], prefix: bytes)
         return _denied(decision)
     span = f"{model_span[0]},{model_span[1]}"
     strings = _string_entry("id", decision.id) + _string_entry("span", span)
-    ok = _field(2, _header(SPAN_HEADER, span)) + _patience(decision.answer_timeout) + _field(6, _header(DECISION_HEADER, decision.header))
+    ok = _field(2, _header(SPAN_HEADER, span)) + _field(6, _header(DECISION_HEADER, decision.header))
     return prefix + _field(4, strings) + _field(3, ok)
-
-
-def _patience(seconds: float) -> bytes:
-    return _field(2, _header(PATIENCE_HEADER, str(round(seconds * 1000)))) if seconds else b""
 
 
 def _metadata(decision: Decision) -> bytes:

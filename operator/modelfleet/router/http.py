@@ -16,7 +16,8 @@ from .authz import Decider, decision_json
 
 __all__ = ["http_app"]
 
-_MAX_BODY = 8 * 1024 * 1024
+_MAX_BODY = 1024 * 1024
+"""As much as the decider sees of any body: a longer one would be decided by its head, and its reading would hold up the requests of others."""
 _HIDDEN = frozenset(("authorization", "cookie", "proxy-authorization", "api-key", "x-api-key"))
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -45,7 +46,7 @@ def http_app(decider: Decider, registry: CollectorRegistry, ready: Callable[[], 
         async for chunk in request.stream():
             body += chunk
             if len(body) > _MAX_BODY:
-                return _json({"error": "the body is larger than 8 MiB"}, 413)
+                return _json({"error": "the body is larger than 1 MiB: the gateway decides such a request by its head alone (BodyCut)"}, 413)
         headers = {name: value for name, value in request.headers.items() if name not in _HIDDEN}
         return _json(decision_json(decider.ask(body, headers, "explain", policy=request.query_params.get("policy"))))
 

@@ -61,9 +61,9 @@ class Router:
             ca_file=settings.ca_file,
         )
         self.ads = AdsServer(gateway, on_change=self._acknowledged)
-        self.health = EndpointHealth(self.metrics)
+        self.health = EndpointHealth(self.metrics, lambda: self.changes.add("egress"))
         self.usage = UsageReceiver(self.metrics, self.health)
-        self.prober = Prober(self.health, settings.ca_file)
+        self.prober = Prober(self.health, settings.ca_file, settings.egress)
         self.reporter = Reporter(client, settings.pod, lambda: self.watches.policies)
         self.leaving = False
         self._plan = RoutingPlan(version="")
@@ -128,11 +128,11 @@ class Router:
 
     async def _compile_once(self) -> None:
         world, secrets, self._missing = await self.watches.observe()
-        plan = compile_routes(world)
+        plan = compile_routes(replace(world, egress=self.settings.egress, barred=self.health.barred()))
         if self._pushed != (plan, secrets):
             self._plan, self._pushed = plan, (plan, secrets)
             self.usage.use(plan)
-            self.prober.watch(plan.remote_clusters, secrets)
+            self.prober.watch((*plan.remote_clusters, *plan.dropped), secrets)
             await self.ads.publish(plan, secrets)
             _log.info("plan %s: %d policies, %d clusters", plan.version, len(plan.policies), len(plan.pod_clusters) + len(plan.remote_clusters))
         self._tell()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from modelfleet.core.routing.egress import Egress, egress
 from modelfleet.errors import Stalled
 
 __all__ = ["RouterSettings", "read_settings"]
@@ -14,7 +15,7 @@ __all__ = ["RouterSettings", "read_settings"]
 class RouterSettings:
     """``namespaces``: those whose policies this gateway serves (empty: all). ``drain``: seconds between "not ready" and the end. Ports are TCP.
 
-    ``decide_timeout``: seconds that Envoy waits for a decision before the static chain serves.
+    ``decide_timeout``: seconds that Envoy waits for a decision before the static chain serves. ``egress``: where remote endpoints may point.
     """
 
     pod: str = "gateway"
@@ -28,6 +29,7 @@ class RouterSettings:
     log_level: str = "info"
     drain: float = 5.0
     decide_timeout: float = 0.05
+    egress: Egress = field(default_factory=Egress)
     kubeconfig: str | None = None
 
 
@@ -46,8 +48,16 @@ def read_settings(environment: Mapping[str, str]) -> RouterSettings:
         log_level=environment.get("MODELFLEET_LOG_LEVEL") or default.log_level,
         drain=float(_integer(environment, "MODELFLEET_DRAIN_SECONDS", int(default.drain))),
         decide_timeout=_integer(environment, "MODELFLEET_DECIDE_TIMEOUT_MS", round(default.decide_timeout * 1000)) / 1000,
+        egress=_egress(environment.get("MODELFLEET_ENDPOINTS_ALLOW", "")),
         kubeconfig=environment.get("MODELFLEET_KUBECONFIG") or None,
     )
+
+
+def _egress(text: str) -> Egress:
+    try:
+        return egress(entry for entry in text.split(",") if entry.strip())
+    except ValueError as error:
+        raise Stalled("InvalidSetting", f"MODELFLEET_ENDPOINTS_ALLOW: {error}") from None
 
 
 def _integer(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -69,7 +69,7 @@ class UsageReceiver:
         """Count at this plan's prices from now on."""
         self._prices = plan.prices
         self._remotes = {remote.name: (remote.pool, remote.flavor) for remote in plan.remote_clusters}
-        self._health.keep(self._remotes.values())
+        self._health.keep((remote.pool, remote.flavor) for remote in (*plan.remote_clusters, *plan.dropped))
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve ``envoy.service.accesslog.v3.AccessLogService`` on a gRPC server."""

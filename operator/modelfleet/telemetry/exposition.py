@@ -18,7 +18,7 @@ from .fold import Sample, Series
 __all__ = ["read_sample"]
 
 _WANTED: Final = (metrics.USAGE_TOKENS, metrics.ENDPOINT_UP, metrics.HEARTBEAT)
-_REASONS: Final = ("KeyRefused", "Unreachable", "RateLimited", "SecretMissing")
+_REASONS: Final = ("KeyRefused", "Unreachable", "RateLimited", "SecretMissing", "EndpointNotAllowed")
 _DIRECTIONS: Final = ("input", "output")
 
 

@@ -19,7 +19,7 @@ __all__ = ["FRESH_SECONDS", "WINDOW_SECONDS", "Fold", "Sample", "Tick", "fold", 
 WINDOW_SECONDS: Final = 600.0
 FRESH_SECONDS: Final = 30.0
 _LARGEST_DELTA: Final = 2.0**53
-_WORST_FIRST: Final = ("KeyRefused", "SecretMissing", "Unreachable", "RateLimited", "")
+_WORST_FIRST: Final = ("EndpointNotAllowed", "KeyRefused", "SecretMissing", "Unreachable", "RateLimited", "")
 
 Series = tuple[str, str, str]
 """(pool, flavor, input|output)."""

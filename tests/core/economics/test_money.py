@@ -35,7 +35,7 @@ def test_how_a_person_sees_it(micro: int | Fraction, text: str) -> None:
     assert format_dollars(micro) == text
 
 
-@given(st.integers(0, 10**15))
+@given(st.integers(0, 10**15 - 1))
 def test_a_list_price_survives_the_way_out_and_in(micro: int) -> None:
     assert parse_money(format_exact(micro)) == micro
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.support.builders import GPU, NOON, a_class, a_cpu_node, a_foreign_pod, a_node, a_pod, a_pool, a_world
+from tests.support.builders import GPU, NOON, PoolBuilder, a_class, a_cpu_node, a_foreign_pod, a_node, a_pod, a_pool, a_world
 from tests.support.fakefleet import FakeFleet
 
 from modelfleet.api.v1alpha1 import ModelPool
@@ -14,7 +14,7 @@ from modelfleet.core.catalogue.offers import build_catalogue
 from modelfleet.core.placement.decision import PoolDecision
 from modelfleet.core.placement.fleet import place_fleet
 from modelfleet.core.reconcile import plan_fleet
-from modelfleet.core.world import EndpointHealth, Telemetry, Workload, World
+from modelfleet.core.world import EndpointHealth, Node, Telemetry, Workload, World
 
 H100, L4 = a_class("h100", "6.88"), a_class("l4", "0.71")
 
@@ -271,3 +271,307 @@ def test_a_return_that_gets_stuck_leaves_the_old_replica_serving() -> None:
         assert fleet.ready("boss", "l4") == 1
     assert fleet.reason("boss", "h100") == "PendingTimeout"
     assert fleet.desired("boss", "h100") == 0
+
+
+def rounds(fleet: FakeFleet, count: int = 1) -> None:
+    for _ in range(count):
+        fleet.act(plan_fleet(fleet.world()))
+        fleet.work()
+
+
+def condition(fleet: FakeFleet, type_: str) -> tuple[str, str, str]:
+    found = next(c for c in fleet.pools["apps/boss"].status.conditions if c.type == type_)
+    return found.status, found.reason, found.message
+
+
+def revisions(fleet: FakeFleet, flavor: str) -> set[str]:
+    return {p.revision for p in fleet.pods.values() if p.flavor == flavor}
+
+
+def a_rollout_on_a_full_class(pool: PoolBuilder, *more: Node) -> FakeFleet:
+    replicas = pool.build().spec.replicas
+    fleet = FakeFleet([pool.build()], [H100, L4], [a_node("a", "h100", replicas), *more])
+    fleet.settle()
+    assert fleet.ready("boss", "h100") == replicas
+    fleet.drains = True
+    fleet.new_revision("boss", "--new")
+    rounds(fleet, 3)
+    return fleet
+
+
+def test_a_rollout_with_a_free_device_surges() -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100").build()], [H100], [a_node("a", "h100", 2)])
+    fleet.settle()
+    (old,) = revisions(fleet, "h100")
+    fleet.new_revision("boss", "--new")
+    while old in revisions(fleet, "h100"):
+        rounds(fleet)
+        assert fleet.ready("boss") >= 1
+        assert fleet.surges("boss", "h100")
+    assert fleet.reason("boss", "h100") == "Preferred"
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_rollout_on_a_full_class_waits_and_then_replaces_in_place(replicas: int) -> None:
+    fleet = a_rollout_on_a_full_class(a_pool("boss").wants("h100", or_else="l4").replicas(replicas), a_node("b", "l4", 0))
+    (old,) = {p.revision for p in fleet.pods.values() if p.ready}
+    fleet.pass_time(89)
+    rounds(fleet)
+    assert fleet.surges("boss", "h100")
+    assert condition(fleet, "Progressing") == ("True", "Converging", "h100: a new revision is on its way")
+    fleet.pass_time(1)
+    rounds(fleet)
+    assert fleet.reason("boss", "h100") == "RolloutWaitsForDevice"
+    modes = []
+    for _ in range(8 * replicas):
+        ready = fleet.ready("boss")
+        fleet.act(plan_fleet(fleet.world()))
+        modes.append(fleet.surges("boss", "h100"))
+        assert ready >= replicas - 1
+        assert (fleet.desired("boss", "h100"), fleet.desired("boss", "l4")) == (replicas, 0)
+        if ready < replicas:
+            assert condition(fleet, "Degraded")[:2] == ("True", "RolloutWaitsForDevice")
+            assert condition(fleet, "Progressing")[:2] == ("True", "RolloutWaitsForDevice")
+        fleet.work()
+        fleet.pass_time(30)
+        fleet.drained()
+    assert old not in revisions(fleet, "h100")
+    assert modes == sorted(modes), "in place once, and surging again once, when it is over"
+    assert fleet.surges("boss", "h100")
+    assert fleet.reason("boss", "h100") == "Preferred"
+    assert fleet.events.count("boss: RolloutWaitsForDevice") == 1
+    assert fleet.events.count("boss: PendingTimeout") == 0
+
+
+def test_a_drain_that_lasts_longer_than_the_pending_timeout_moves_nobody() -> None:
+    fleet = a_rollout_on_a_full_class(a_pool("boss").wants("h100", or_else="l4"), a_node("b", "l4", 0))
+    fleet.pass_time(90)
+    rounds(fleet, 3)
+    assert fleet.ready("boss") == 0
+    fleet.set_devices("b", 1)
+    for _ in range(5):
+        fleet.pass_time(300)
+        rounds(fleet)
+        assert fleet.desired("boss", "h100") == 1
+        assert fleet.reason("boss", "h100") == "RolloutWaitsForDevice"
+    fleet.drained()
+    fleet.act(plan_fleet(fleet.world()))  # the device is free and the scheduler has not looked yet
+    assert fleet.reason("boss", "h100") == "RolloutWaitsForDevice"
+    rounds(fleet, 4)
+    assert fleet.ready("boss", "h100") == 1
+
+
+def test_a_new_revision_that_fits_nowhere_gives_way_after_its_own_time() -> None:
+    fleet = a_rollout_on_a_full_class(a_pool("boss").wants("h100", or_else="l4").replicas(2), a_node("b", "l4", 0))
+    fleet.pass_time(90)
+    rounds(fleet, 3)
+    fleet._schedule = lambda: None  # type: ignore[method-assign]  # the new revision asks for more memory than there is
+    fleet.drained()
+    rounds(fleet)
+    fleet.set_devices("b", 1)
+    fleet.pass_time(89)
+    rounds(fleet)
+    assert fleet.desired("boss", "h100") == 2
+    fleet.pass_time(1)
+    rounds(fleet, 3)
+    assert fleet.reason("boss", "h100") == "PendingTimeout"
+    assert (fleet.desired("boss", "h100"), fleet.desired("boss", "l4")) == (1, 1)
+    assert fleet.surges("boss", "h100"), "the old replica that is left stays"
+    assert fleet.ready("boss", "h100") == 1
+
+
+def test_a_later_flavor_with_room_covers_for_the_rollout_and_leaves_again() -> None:
+    fleet = a_rollout_on_a_full_class(a_pool("boss").wants("h100", or_else="l4").replicas(2).between(0, 2), a_node("b", "l4", 2))
+    (old,) = {p.revision for p in fleet.pods.values() if p.ready}
+    fleet.pass_time(90)
+    fleet.act(plan_fleet(fleet.world()))
+    assert (fleet.desired("boss", "h100"), fleet.desired("boss", "l4")) == (2, 1)
+    assert fleet.surges("boss", "h100"), "not before the cover serves"
+    assert fleet.reason("boss", "h100") == "RolloutWaitsForDevice"
+    assert "l4 starts one replica more" in condition(fleet, "Progressing")[2]
+    for _ in range(16):
+        fleet.work()
+        assert fleet.ready("boss") >= 2
+        fleet.pass_time(30)
+        fleet.drained()
+        fleet.act(plan_fleet(fleet.world()))
+    assert old not in revisions(fleet, "h100")
+    assert (fleet.ready("boss", "h100"), fleet.desired("boss", "l4")) == (2, 0)
+    assert fleet.surges("boss", "h100")
+
+
+def test_an_endpoint_covers_at_once() -> None:
+    fleet = a_rollout_on_a_full_class(a_pool("boss").wants("h100").or_endpoint())
+    fleet.pass_time(90)
+    fleet.act(plan_fleet(fleet.world()))
+    assert not fleet.surges("boss", "h100")
+    assert fleet.desired("boss", "remote") == 1
+    for _ in range(8):
+        rounds(fleet)
+        assert condition(fleet, "Degraded")[0] == "False"
+        fleet.drained()
+    assert (fleet.ready("boss", "h100"), fleet.desired("boss", "remote")) == (1, 0)
+
+
+def test_one_flavor_of_a_pool_is_replaced_in_place_at_a_time() -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100", or_else="l4").replicas(2).build()], [H100, L4], [a_node("a", "h100"), a_node("b", "l4")])
+    fleet.settle()
+    fleet.drains = True
+    fleet.new_revision("boss", "--new")
+    rounds(fleet, 3)
+    fleet.pass_time(90)
+    for _ in range(20):
+        rounds(fleet)
+        assert fleet.ready("boss") >= 1
+        assert fleet.surges("boss", "h100") or fleet.surges("boss", "l4")
+        fleet.drained()
+    assert [len(revisions(fleet, f)) for f in ("h100", "l4")] == [1, 1]
+    assert (fleet.ready("boss"), fleet.surges("boss", "h100"), fleet.surges("boss", "l4")) == (2, True, True)
+
+
+def test_a_revision_that_does_not_come_up_can_be_taken_back() -> None:
+    fleet = a_rollout_on_a_full_class(a_pool("boss").wants("h100"))
+    (good,) = {p.revision for p in fleet.pods.values() if p.ready}
+    fleet.pass_time(90)
+    rounds(fleet, 2)
+    fleet.drained()
+    fleet._schedule()
+    fleet.pods = {u: replace(p, waiting_reason="CrashLoopBackOff", restarts=9) if p.revision != good else p for u, p in fleet.pods.items()}
+    fleet.pass_time(300)
+    rounds(fleet, 2)
+    assert fleet.reason("boss", "h100") == "CrashLooping"
+    fleet.change_spec("boss", engine={"type": "LlamaCpp"})
+    rounds(fleet, 3)
+    fleet.pass_time(90)
+    for _ in range(6):
+        rounds(fleet)
+        fleet.drained()
+    assert (fleet.ready("boss"), revisions(fleet, "h100")) == (1, {good})
+
+
+def test_a_surge_pod_that_is_refused_a_free_device_stops_nobody() -> None:
+    old, new = a_pod("boss", "h100", "a", revision="old"), a_pod("boss", "h100", index=1, revision="new", unschedulable_since=NOON - timedelta(hours=1))
+    new = replace(new, unschedulable_message="Insufficient memory")
+    plan = plan_fleet(a_world(a_pool("boss").wants("h100"), H100, a_node("a", "h100", 2), old, new, workloads=workloads(h100=1)))
+    (deployment,) = [c for c in plan.children if c["kind"] == "Deployment"]
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (status,) = [s.status for s in plan.statuses if s.kind == "ModelPool"]
+    assert "Insufficient memory" in next(c["message"] for c in status["conditions"] if c["type"] == "Progressing")
+
+
+def deployments(fleet: FakeFleet) -> set[str]:
+    return {c["metadata"]["name"] for c in fleet._deployments()}
+
+
+def test_a_flavor_that_leaves_the_spec_serves_until_the_others_do() -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100").replicas(2).build()], [H100, L4], [a_node("a", "h100", 2), a_node("b", "l4", 2)])
+    fleet.settle()
+    fleet.change_spec("boss", flavors=[{"name": "l4", "acceleratorClass": "l4"}])
+    plan = plan_fleet(fleet.world())
+    assert plan.held_flavors == {"apps/boss/h100"}
+    fleet.act(plan)
+    assert "boss-h100" in deployments(fleet)
+    assert condition(fleet, "Ready") == ("True", "Serving", "0 of 2 replicas ready; h100 serves until they are")
+    assert condition(fleet, "Degraded")[0] == "False"
+    assert fleet.pools["apps/boss"].status.flavor_summary == "l4:2 h100:2"
+    for _ in range(4):
+        fleet.work()
+        assert fleet.ready("boss") >= 2
+        fleet.act(plan_fleet(fleet.world()))
+    assert (deployments(fleet), fleet.ready("boss", "l4"), fleet.ready("boss")) == ({"boss-l4"}, 2, 2)
+
+
+@pytest.mark.parametrize(("fresh", "down", "held"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_a_reachable_endpoint_lets_a_removed_flavor_go(fresh: bool, down: bool, held: bool) -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100").build()], [H100], [a_node("a", "h100")])
+    fleet.settle()
+    fleet.telemetry_fresh = fresh
+    fleet.down = {("apps/boss", "remote")} if down else set()
+    fleet.change_spec("boss", flavors=list(a_pool("boss").or_endpoint().flavors))
+    fleet.settle()
+    assert ("boss-h100" in deployments(fleet)) is held
+
+
+def test_a_removed_flavor_that_serves_nobody_or_is_not_wanted_goes_at_once() -> None:
+    for node, replicas in ((None, 1), ("a", 0)):
+        pod = a_pod("boss", "h100", node)
+        world = a_world(a_pool("boss").wants("l4").replicas(replicas), H100, L4, a_node("a", "h100"), pod, workloads=workloads(h100=1))
+        assert plan_fleet(world).held_flavors == set()
+
+
+def test_a_removed_flavor_stays_while_nobody_can_replace_it_and_goes_when_it_is_in_the_way_of_its_own_successor() -> None:
+    fleet = FakeFleet([a_pool("boss").wants("h100").build()], [H100, L4], [a_node("a", "h100"), a_node("b", "l4", 0)])
+    fleet.settle()
+    fleet.change_spec("boss", flavors=[{"name": "l4", "acceleratorClass": "l4"}])
+    fleet.settle()
+    assert fleet.ready("boss", "h100") == 1
+    fleet.change_spec("boss", flavors=[{"name": "renamed", "acceleratorClass": "h100"}])
+    fleet.settle()
+    assert (deployments(fleet), fleet.ready("boss", "renamed")) == ({"boss-renamed"}, 1)
+
+
+def test_replicas_are_kept_within_the_bounds_of_scaling() -> None:
+    pool = a_pool("boss").wants("h100").between(2, 3).build()
+    for asked, given in ((0, 2), (2, 2), (9, 3)):
+        clamped = pool.model_copy(update={"spec": pool.spec.model_copy(update={"replicas": asked})})
+        assert decide(a_world(clamped, H100, a_node("a", "h100", 8))).wanted == given
+
+
+def test_a_flavor_with_a_max_of_zero_is_passed_over_and_says_so() -> None:
+    decision = decide(a_world(a_pool("boss").on("h100", "h100", max=0).wants("l4"), H100, L4, a_node("a", "h100", 4), a_node("b", "l4")))
+    assert desired(decision) == {"h100": 0, "l4": 1}
+    assert (decision.flavor("h100").reason, decision.flavor("h100").message) == ("AtMax", "at its max of 0")
+
+
+def test_eight_flavors_fill_in_order() -> None:
+    names = [f"c{i}" for i in range(8)]
+    pool, classes = a_pool("boss").wants(*names).replicas(7), [a_class(n) for n in names]
+    decision = decide(a_world(pool, *classes, *[a_node(f"n-{n}", n) for n in names]))
+    assert desired(decision) == dict.fromkeys(names[:7], 1) | {"c7": 0}
+    assert reasons(decision) == {"c0": "Preferred"} | dict.fromkeys(names[1:7], "Fallback") | {"c7": "Standby"}
+
+
+def test_a_pool_of_endpoints_alone_has_no_children() -> None:
+    fleet = FakeFleet([a_pool("boss").or_endpoint("first").or_endpoint("second").build()], [], [])
+    fleet.settle()
+    assert not fleet.children
+    assert (fleet.desired("boss", "first"), fleet.desired("boss", "second")) == (1, 0)
+    assert condition(fleet, "Ready") == ("True", "EndpointServing", "first serves")
+    fleet.down = {("apps/boss", "first")}
+    fleet.settle()
+    assert (fleet.desired("boss", "first"), fleet.desired("boss", "second")) == (0, 1)
+    assert condition(fleet, "Ready") == ("True", "EndpointServing", "second serves")
+    fleet.down |= {("apps/boss", "second")}
+    fleet.settle()
+    assert condition(fleet, "Ready")[:2] == ("False", "NothingReady")
+
+
+def test_an_endpoint_before_pods_holds_everything_until_it_is_down() -> None:
+    fleet = FakeFleet([a_pool("boss").or_endpoint().wants("l4").replicas(2).build()], [L4], [a_node("b", "l4", 2)])
+    fleet.settle()
+    assert (fleet.desired("boss", "remote"), fleet.ready("boss")) == (2, 0)
+    fleet.down = {("apps/boss", "remote")}
+    fleet.settle()
+    assert (fleet.desired("boss", "remote"), fleet.ready("boss")) == (0, 2)
+    fleet.down = set()
+    fleet.settle()
+    fleet.pass_time(600)
+    fleet.settle()
+    assert (fleet.desired("boss", "remote"), fleet.ready("boss")) == (2, 0)
+
+
+@pytest.mark.parametrize(("remote", "ready"), [(False, "False"), (True, "True")])
+def test_zero_replicas_stop_the_pods_and_nothing_is_called_serving(remote: bool, ready: str) -> None:
+    pool = a_pool("boss").wants("h100")
+    fleet = FakeFleet([(pool.or_endpoint() if remote else pool).build()], [H100], [a_node("a", "h100")])
+    fleet.settle()
+    fleet.change_spec("boss", replicas=0)
+    fleet.settle()
+    assert (fleet.ready("boss"), fleet.desired("boss", "remote")) == (0, 0)
+    assert condition(fleet, "Ready")[:2] == (ready, "ScaledToZero")
+    assert "serv" not in condition(fleet, "Ready")[2]
+    assert condition(fleet, "Degraded")[0] == "False"
+    assert condition(fleet, "Progressing")[0] == "False"
+    status = fleet.pools["apps/boss"].status
+    assert (status.ready, status.flavor_summary, status.decision_reason) == ("0/0", "-", "ScaledToZero")
+    assert {f.reason for f in status.flavors} == {"Standby"}

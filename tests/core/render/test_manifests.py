@@ -16,6 +16,7 @@ from modelfleet.core.render.naming import child_name
 from modelfleet.core.render.quantity import canonical_quantity
 from modelfleet.core.render.service import service
 from modelfleet.core.world import Defaults
+from modelfleet.kube.records import workload_of
 
 
 def children(pool: ModelPool, index: int = 0, **defaults: Any) -> tuple[Manifest, Manifest]:
@@ -92,6 +93,22 @@ def differences(wanted: Any, stored: Any, path: str = "") -> Any:
             yield from differences(w, s, f"{path}[{index}]")
     elif wanted != stored:
         yield f"{path}: {wanted!r} is stored as {stored!r}"
+
+
+def test_the_server_stores_a_deployment_that_replaces_in_place(apiserver_with_crds: ApiServer) -> None:
+    apiserver_with_crds.apply(yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "replaced"}}))
+    pool = a_pool("boss", "replaced").wants("h100").build()
+    assert pool.spec.engine is not None
+    for in_place in (False, True, False):
+        manifest = deployment(pool, pool.spec.engine, pool.spec.flavors[0], a_class("h100"), replicas=0, defaults=Defaults(), in_place=in_place)
+        command = ("apply", "--server-side", "--field-manager=modelfleet", "-f", "-")
+        applied = apiserver_with_crds.kubectl(*command, input=yaml.safe_dump(manifest))
+        assert applied.returncode == 0, applied.stderr
+        stored = apiserver_with_crds.get("Deployment", "boss-h100", "-n", "replaced")
+        assert list(differences(manifest, stored)) == []
+        observed = workload_of(stored)
+        assert observed is not None
+        assert observed.in_place is in_place
 
 
 def test_command_lines() -> None:

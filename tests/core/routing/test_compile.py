@@ -12,6 +12,7 @@ from tests.support.envoy import a_policy, a_pool, pods, remote
 
 from modelfleet.core.routing import compile as compile_module
 from modelfleet.core.routing.compile import NOTHING, compile_routes
+from modelfleet.core.routing.egress import egress
 from modelfleet.core.routing.ir import Address, Price, RoutingPlan, RoutingWorld, SecretRef
 
 FAR = "https://api.example.com/v1"
@@ -64,6 +65,26 @@ def test_a_missing_secret_drops_the_endpoint_only_where_secrets_are_known() -> N
         assert plan.policies[0].candidates[0].groups == tuple(g if g == "m" else f"m/{g}" for g in groups)
         assert [p.reason for p in plan.problems] == (["SecretNotFound"] if known == frozenset() else [])
     assert plan.problems[0].message == "no such Secret or key: shop/s key k"
+
+
+def test_an_endpoint_that_may_not_be_reached_leaves_the_chain_and_its_pool_says_why() -> None:
+    pools = [a_pool("m", pods(), remote("meta", "http://169.254.169.254/v1", secret=("s", "k"))), a_pool("n", remote("far", FAR))]
+    world = RoutingWorld(tuple(pools), (a_policy("p", "m", "n"),), {}, frozenset())
+    for change, left, dropped in (
+        ({}, ("n/far", "m"), ["meta"]),
+        ({"egress": egress([])}, ("m", "n/far"), ["meta"]),
+        ({"egress": egress([]), "barred": frozenset({("shop/n", "far")})}, ("m",), ["meta", "far"]),
+        ({"egress": egress(["169.254.169.254"]), "secrets": None}, ("m/meta", "m", "n/far"), []),
+    ):
+        plan = compile_routes(replace(world, **change))
+        policy = plan.policies[0]
+        assert set(left) == {g for g, _ in policy.groups if "#" not in g}
+        assert [r.flavor for r in plan.dropped] == dropped
+        assert not {r.name for r in plan.dropped} & {r.name for r in plan.remote_clusters}
+        asks = [p.reason for p in plan.problems]
+        assert asks == (["SecretNotFound"] if not change else []), "a Secret of an endpoint that may not be reached is not asked for"
+    barred = compile_routes(replace(world, egress=egress([]), barred=frozenset({("shop/n", "far")})))
+    assert "endpoints.allow" in barred.policies[0].candidates[1].unusable
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,31 @@ def test_nothing_served_is_absent_and_stale_figures_stay() -> None:
     assert pool_status(serving_world(0, pool=written, fresh=False)) == status
 
 
+def test_a_window_that_has_just_begun_changes_nothing_that_was_known() -> None:
+    status = pool_status(serving_world(60_000))
+    written = with_status(serving_world(1).pools[0], status)
+    world = serving_world(0, pool=written)
+    for tokens, window, held in ((0, 1.0, True), (500, 59.9, True), (0, 60.0, False), (500, 60.0, False)):
+        short = Telemetry(served=(Served("apps/boss", "h100", tokens, tokens, window),), fresh=True)
+        after = pool_status(replace(world, telemetry=short))
+        assert (after["tokensPerSecond"] == "100") is held
+        assert (after["cost"]["perMillionTokens"] == {"live": "9.56"}) is held
+    fresh_pool = replace(world, pools=(serving_world(1).pools[0],), telemetry=Telemetry(served=(Served("apps/boss", "h100", 5, 5, 3.0),), fresh=True))
+    assert "tokensPerSecond" not in pool_status(fresh_pool)
+    assert pool_status(fresh_pool)["cost"] == {"currency": "USD", "perHour": "6.88", "perMillionTokens": {}}
+
+
+def test_the_status_of_a_pool_that_fell_idle_comes_to_rest() -> None:
+    written = with_status(serving_world(1).pools[0], pool_status(serving_world(60_000)))
+    told = []
+    for left in (30_000, 900, 4, 1, 0, 0, 0):
+        status = pool_status(replace(serving_world(0, pool=written), telemetry=Telemetry((Served("apps/boss", "h100", 0, left, 600.0),), fresh=True)))
+        told.append((status["tokensPerSecond"], status["cost"]["perMillionTokens"].get("live")))
+        written = with_status(written, status)
+    assert [rate for rate, _ in told] == ["50", "2", "0", "0", "0", "0", "0"]
+    assert told[-1] == told[-2] == told[-3] == ("0", None)
+
+
 def test_no_price_is_no_cost() -> None:
     world = replace(serving_world(1000), classes=(a_class("h100", None),))
     status = pool_status(world)

@@ -9,12 +9,15 @@ from modelfleet.api.conditions import FlavorReason
 
 from .facts import FlavorFacts, PodFacts
 
-__all__ = ["FlavorDecision", "PoolDecision"]
+__all__ = ["FlavorDecision", "Leaving", "PoolDecision"]
 
 
 @dataclass(frozen=True, slots=True)
 class FlavorDecision:
-    """One flavor after the plan. ``desired``: replicas of its Deployment, or for an endpoint the replicas it stands in for."""
+    """One flavor after the plan. ``desired``: replicas of its Deployment, or for an endpoint the replicas it stands in for.
+
+    ``in_place``: a rollout of the flavor stops each replica before it starts the next (``rollout.py``).
+    """
 
     facts: FlavorFacts
     desired: int
@@ -22,6 +25,7 @@ class FlavorDecision:
     message: str = ""
     free_since: datetime | None = None
     retry_after: datetime | None = None
+    in_place: bool = False
 
     @property
     def name(self) -> str:
@@ -35,6 +39,16 @@ class FlavorDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """A flavor that left the spec. ``bound``: its replicas that have their devices; ``held``: its Deployment stays for now."""
+
+    name: str
+    ready: int
+    bound: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PoolDecision:
     """One pool after the plan. ``unplaced``: replicas that no flavor can hold now. ``timers``: when a decision of this pool may change by time alone."""
 
@@ -43,6 +57,7 @@ class PoolDecision:
     flavors: tuple[FlavorDecision, ...]
     unplaced: int = 0
     timers: tuple[datetime, ...] = ()
+    leaving: tuple[Leaving, ...] = ()
 
     @property
     def pods_desired(self) -> int:
@@ -53,6 +68,11 @@ class PoolDecision:
     def pods_ready(self) -> int:
         """Replicas that serve."""
         return sum(f.facts.ready for f in self.flavors if isinstance(f.facts, PodFacts))
+
+    @property
+    def leaving_ready(self) -> int:
+        """Replicas that serve and belong to flavors that left the spec."""
+        return sum(f.ready for f in self.leaving if f.held)
 
     @property
     def stands_in(self) -> int:

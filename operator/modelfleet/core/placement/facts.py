@@ -8,7 +8,7 @@ gone or not Ready is *lost*: it serves nobody, and its replacement is placed in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Final
@@ -20,6 +20,8 @@ from modelfleet.api.v1alpha1.modelpool import Flavor, FlavorStatus
 from modelfleet.core.catalogue.match import CPU
 from modelfleet.core.catalogue.offers import Catalogue, ClassOffer
 from modelfleet.core.world import EndpointHealth, Pod, Telemetry, Workload
+
+from .rollout import Rollout, rollout_of
 
 __all__ = ["EndpointFacts", "FlavorFacts", "PodFacts", "Seen", "Trouble", "cpu_request", "endpoint_facts", "milli", "pod_facts", "units_per_replica"]
 
@@ -56,6 +58,7 @@ class PodFacts:
     lost: int = 0
     trouble: Trouble | None = None
     soonest_timeout: datetime | None = None
+    rollout: Rollout = field(default_factory=Rollout)
     previous: FlavorStatus | None = None
 
     @property
@@ -130,6 +133,7 @@ def pod_facts(pool: ModelPool, flavor: Flavor, seen: Seen) -> PodFacts:
         draining=len(leaving),
         lost=len(lost),
         trouble=trouble,
+        rollout=rollout_of(workload, alive, seen.node_ready, missing=max(0, committed - len(bound)), timeout=timeout, now=now),
         soonest_timeout=_soonest_timeout(pending, bound, timeout, now),
         previous=_previous(pool, flavor),
     )
@@ -146,7 +150,7 @@ def endpoint_facts(pool: ModelPool, flavor: Flavor, telemetry: Telemetry) -> End
         reachable = previous.reachable if previous else None
         down = None
         if reachable is False and previous:
-            known = previous.reason in {FlavorReason.KEY_REFUSED, FlavorReason.UNREACHABLE, FlavorReason.RATE_LIMITED, FlavorReason.SECRET_MISSING}
+            known = previous.reason in _ENDPOINT_REASONS
             down = Trouble(FlavorReason(previous.reason) if known else FlavorReason.UNREACHABLE, previous.message)
     return EndpointFacts(flavor.name, reachable, down, previous.desired if previous else 0, telemetry.fresh, previous)
 
@@ -169,6 +173,15 @@ def cpu_request(pool: ModelPool, flavor: Flavor) -> str | None:
     return None
 
 
+_ENDPOINT_REASONS = frozenset(
+    (
+        FlavorReason.KEY_REFUSED,
+        FlavorReason.UNREACHABLE,
+        FlavorReason.RATE_LIMITED,
+        FlavorReason.SECRET_MISSING,
+        FlavorReason.ENDPOINT_NOT_ALLOWED,
+    )
+)
 _SUFFIX = {"m": Fraction(1, 1000), "": Fraction(1), "k": Fraction(1000), "Ki": Fraction(1024)}
 
 
@@ -234,6 +247,10 @@ def _endpoint_trouble(flavor: Flavor, health: EndpointHealth) -> Trouble:
             secret = flavor.endpoint.auth_secret_ref if flavor.endpoint else None
             return Trouble(
                 FlavorReason.SECRET_MISSING, f"Secret {secret.name} or its key {secret.key} does not exist" if secret else "the Secret does not exist"
+            )
+        case FlavorReason.ENDPOINT_NOT_ALLOWED:
+            return Trouble(
+                FlavorReason.ENDPOINT_NOT_ALLOWED, f"{url} leads into the cluster or its network: the platform may allow it (chart value endpoints.allow)"
             )
         case FlavorReason.RATE_LIMITED:
             return Trouble(FlavorReason.RATE_LIMITED, f"{url} answers 429: its rate limit is reached")

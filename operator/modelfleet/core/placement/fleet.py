@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 
 from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.core.catalogue.offers import Catalogue
@@ -15,6 +16,7 @@ from modelfleet.core.world import Pod, World
 
 from .decision import PoolDecision
 from .facts import FlavorFacts, PodFacts, Seen, endpoint_facts, pod_facts
+from .leaving import Remains, leaving_of
 from .ordered import Rules, hold_pool, place_pool, reserve
 from .slots import Slots
 
@@ -26,6 +28,7 @@ def place_fleet(world: World, catalogue: Catalogue) -> Mapping[str, PoolDecision
     pools = sorted(world.pools, key=lambda p: p.key)
     seen = _see(world, catalogue)
     facts = {p.key: _facts_of(p, seen) for p in pools}
+    remains = _remains(seen)
     slots = Slots(catalogue)
     for pool in pools:
         promised = [(f, min(f.committed, f.limit) if f.limit is not None else f.committed) for f in facts[pool.key] if isinstance(f, PodFacts)]
@@ -35,7 +38,8 @@ def place_fleet(world: World, catalogue: Catalogue) -> Mapping[str, PoolDecision
         slots.release(pool.key)
         rules = Rules.of(pool)
         untouched = pool.paused or pool.metadata.deletion_timestamp is not None
-        decisions[pool.key] = hold_pool(rules, facts[pool.key], slots) if untouched else place_pool(rules, facts[pool.key], slots, world.now)
+        decision = hold_pool(rules, facts[pool.key], slots) if untouched else place_pool(rules, facts[pool.key], slots, world.now)
+        decisions[pool.key] = replace(decision, leaving=leaving_of(pool, decision, remains.get(pool.key, ()), seen.node_ready, catalogue.class_of))
     return decisions
 
 
@@ -52,6 +56,14 @@ def _see(world: World, catalogue: Catalogue) -> Seen:
         telemetry=world.telemetry,
         now=world.now,
     )
+
+
+def _remains(seen: Seen) -> Mapping[str, list[Remains]]:
+    """By pool, all its Deployments."""
+    found: dict[str, list[Remains]] = defaultdict(list)
+    for key, workload in sorted(seen.workloads.items()):
+        found[f"{workload.namespace}/{workload.pool}"].append(Remains(workload, seen.pods.get(key, ())))
+    return found
 
 
 def _facts_of(pool: ModelPool, seen: Seen) -> tuple[FlavorFacts, ...]:

@@ -2,7 +2,8 @@
 
 The steps, each small: who is in back-off; what is held where; new replicas go at once to the first flavor with room;
 one replica at a time returns to an earlier flavor that had room for ``migrateBack.after``; what is no longer wanted
-goes from the least preferred flavor, but never so that fewer replicas serve than before (make-before-break).
+goes from the least preferred flavor, but never so that fewer replicas serve than before (make-before-break). A rollout
+that finds no free device is told in ``rollout.py``; the replica that covers for it is one more that is kept.
 
 A return may exceed ``scaling.max`` by the one replica that replaces another until the new one serves, as a Deployment's
 surge does; a flavor's own ``max`` and the class's free devices are never exceeded. Telemetry that is stale moves nothing.
@@ -63,6 +64,10 @@ class Bench:
     target: int = 0
     kept: int = 0
     started_return: bool = False
+    cover: int = 0
+    chance_ends: datetime | None = None
+    in_place: bool = False
+    rollout_words: str = ""
 
     @property
     def resting(self) -> bool:
@@ -90,14 +95,17 @@ def place_pool(rules: Rules, facts: Sequence[FlavorFacts], slots: Slots, now: da
     _hold(rules, benches, slots)
     unplaced = _grow(rules, benches, slots)
     _return(rules, benches, slots, now, moment)
-    _trim(rules, benches)
+    _fill(rules, benches)
+    _roll(rules, benches, slots)
+    _keep(rules, benches)
     slots.release(rules.key)
     reserve(rules.key, [(b.facts, b.target + b.kept) for b in benches], slots)
-    decisions = tuple(FlavorDecision(b.facts, b.target + b.kept, FlavorReason.STANDBY, "", b.free_since, b.retry_after) for b in benches)
+    decisions = tuple(FlavorDecision(b.facts, b.target + b.kept, FlavorReason.STANDBY, "", b.free_since, b.retry_after, b.in_place) for b in benches)
     decision = PoolDecision(rules.key, rules.wanted, decisions, unplaced, _timers(rules, benches, now))
     returning = frozenset(b.facts.name for b in benches if b.started_return or _is_returning(b, benches))
     troubles = {b.facts.name: b.trouble for b in benches if b.trouble is not None}
-    return explain_flavors(decision, Circumstances(slots, troubles, returning, moment, timedelta(seconds=rules.return_after)))
+    rollouts = {b.facts.name: b.rollout_words for b in benches if b.rollout_words}
+    return explain_flavors(decision, Circumstances(slots, troubles, returning, rollouts, moment, timedelta(seconds=rules.return_after)))
 
 
 def hold_pool(rules: Rules, facts: Sequence[FlavorFacts], slots: Slots) -> PoolDecision:
@@ -131,6 +139,11 @@ def _back_off(rules: Rules, bench: Bench, slots: Slots, now: datetime, moment: d
     trouble = fact.trouble
     if trouble and trouble.reason is FlavorReason.PENDING_TIMEOUT and not slots.count(fact.class_name, fact.units):
         trouble = None  # the class is full, which has its own name and its own way out
+    elif trouble and trouble.reason is FlavorReason.PENDING_TIMEOUT and fact.rollout.in_place:
+        # it waited for its predecessor's device: its own time began when that became free
+        bench.free_since = (before.free_since if before else None) or moment
+        bench.chance_ends = bench.free_since + timedelta(seconds=rules.pending_timeout)
+        trouble = trouble if now >= bench.chance_ends else None
     running = before.retry_after if before and before.retry_after and before.retry_after > now and not rules.spec_changed else None
     remembered = Trouble(_known_reason(before.reason), before.message) if before and running and before.reason in BACKOFF_REASONS else None
     if trouble and running and remembered and remembered.reason is trouble.reason:
@@ -174,7 +187,7 @@ def _hold(rules: Rules, benches: Sequence[Bench], slots: Slots) -> None:
         elif bench.resting:
             bench.held = _limit(fact, min(fact.committed, fact.live))
         else:
-            _take(rules, bench, min(fact.committed, _room(bench, slots)), slots)
+            _take(rules, bench, min(fact.committed, _limit(fact, _room(bench, slots) + fact.rollout.awaited)), slots)
 
 
 def _grow(rules: Rules, benches: Sequence[Bench], slots: Slots) -> int:
@@ -208,17 +221,59 @@ def _return(rules: Rules, benches: Sequence[Bench], slots: Slots, now: datetime,
                 bench.free_since = None
 
 
-def _trim(rules: Rules, benches: Sequence[Bench]) -> None:
-    """Fill in order what is wanted; beyond it keep just enough replicas that as many serve as did before."""
+def _fill(rules: Rules, benches: Sequence[Bench]) -> None:
+    """Fill in order what is wanted."""
     left = rules.wanted
-    serving_before = sum(_serving_before(b) for b in benches)
     for bench in benches:
         bench.target = min(left, bench.held)
         left -= bench.target
+
+
+def _roll(rules: Rules, benches: Sequence[Bench], slots: Slots) -> None:
+    """Rollouts without a free device: who covers, and who replaces in place (``rollout.py``)."""
+    waiting = [b for b in benches if _waits(b, slots)]
+    under_way = [b for b in waiting if isinstance(b.facts, PodFacts) and b.facts.rollout.in_place]
+    for bench in waiting:
+        bench.rollout_words = "no device is free for the new revision; it waits for the rollout of another flavor"
+    for bench in under_way or waiting[:1]:
+        cover = _cover(rules, benches[benches.index(bench) + 1 :], slots)
+        bench.in_place = bench in under_way or cover is None or cover.serving > cover.target
+        bench.rollout_words = (
+            "no device is free for the new revision: replicas are replaced one at a time, each leaves before its successor starts"
+            if bench.in_place
+            else f"no device is free for the new revision; {cover.facts.name if cover else 'nobody'} starts one replica more before one leaves"
+        )
+
+
+def _waits(bench: Bench, slots: Slots) -> bool:
+    fact = bench.facts
+    if not isinstance(fact, PodFacts) or not bench.target or (bench.resting and bench.held < fact.committed):
+        return False
+    begun = fact.rollout.in_place and (fact.rollout.mixed or fact.ready < fact.committed)
+    return begun or (bool(fact.rollout.stuck) and not slots.count(fact.class_name, fact.units))
+
+
+def _cover(rules: Rules, later: Sequence[Bench], slots: Slots) -> Bench | None:
+    """The first later flavor that has a replica to spare or room for one; it keeps it."""
+    for bench in later:
+        if bench.resting:
+            continue
+        if bench.held <= bench.target and _room(bench, slots):
+            _take(rules, bench, 1, slots)
+        if bench.held > bench.target:
+            bench.cover = 1
+            return bench
+    return None
+
+
+def _keep(rules: Rules, benches: Sequence[Bench]) -> None:
+    """Beyond what is wanted keep just enough replicas that as many serve as did before, and those that cover for a rollout."""
+    serving_before = sum(_serving_before(b) for b in benches)
     missing = min(rules.wanted, serving_before) - sum(min(b.serving, b.target) for b in benches)
     for bench in benches:
         bench.kept = max(0, min(missing, bench.held - bench.target, bench.serving - bench.target))
         missing -= bench.kept
+        bench.kept = max(bench.kept, bench.cover)
 
 
 def _serving_before(bench: Bench) -> int:
@@ -237,6 +292,7 @@ def _is_returning(bench: Bench, benches: Sequence[Bench]) -> bool:
 def _timers(rules: Rules, benches: Sequence[Bench], now: datetime) -> tuple[datetime, ...]:
     timers = [b.retry_after for b in benches if b.retry_after]
     timers += [b.free_since + timedelta(seconds=rules.return_after) for b in benches if b.free_since and not b.resting]
+    timers += [b.chance_ends for b in benches if b.chance_ends]
     timers += [b.facts.soonest_timeout for b in benches if isinstance(b.facts, PodFacts) and b.facts.soonest_timeout]
     return tuple(sorted(t for t in timers if t > now))
 

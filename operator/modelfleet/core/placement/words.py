@@ -25,11 +25,16 @@ MAX_MESSAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What the words are drawn from beside the decision. ``slots``: what is left after it; ``returning``: flavors that replicas are coming back to."""
+    """What the words are drawn from beside the decision.
+
+    ``slots``: what is left after it; ``returning``: flavors that replicas are coming back to;
+    ``rollouts``: what is said of flavors whose rollout waits for a device.
+    """
 
     slots: Slots
     troubles: Mapping[str, Trouble]
     returning: frozenset[str]
+    rollouts: Mapping[str, str]
     now: datetime
     return_after: timedelta
 
@@ -40,7 +45,9 @@ def explain_flavors(decision: PoolDecision, about: Circumstances) -> PoolDecisio
     for index, flavor in enumerate(decision.flavors):
         needed = sum(f.desired for f in decision.flavors[index + 1 :]) + decision.unplaced > 0
         reason, message = _why_no_more(flavor, about, needed=needed)
-        if flavor.name in about.returning:
+        if flavor.name in about.rollouts and flavor.name not in about.troubles:
+            reason, message = FlavorReason.ROLLOUT_WAITS_FOR_DEVICE, about.rollouts[flavor.name]
+        elif flavor.name in about.returning:
             reason, message = FlavorReason.MIGRATING_BACK, f"starting; {_names_of_used(decision, index)} serves until it is ready"
         elif flavor.desired > 0 and flavor.name not in about.troubles:
             reason, message = _why_used(decision, flavors, flavor, "" if reason is FlavorReason.STANDBY else message)

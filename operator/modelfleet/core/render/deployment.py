@@ -35,8 +35,10 @@ START_PROBES: Final = 1800
 """An hour: a large model may have to be fetched first. Whether a start takes too long is the planner's question, not the kubelet's."""
 
 
-def deployment(pool: ModelPool, engine: Engine, flavor: Flavor, accelerator: AcceleratorClass, *, replicas: int, defaults: Defaults) -> Manifest:
-    """The Deployment of ``flavor`` at so many replicas."""
+def deployment(
+    pool: ModelPool, engine: Engine, flavor: Flavor, accelerator: AcceleratorClass, *, replicas: int, defaults: Defaults, in_place: bool = False
+) -> Manifest:
+    """The Deployment of ``flavor`` at so many replicas. ``in_place``: a rollout stops a replica before it starts another, for want of a free device."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -46,7 +48,7 @@ def deployment(pool: ModelPool, engine: Engine, flavor: Flavor, accelerator: Acc
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": START_PROBE_SECONDS * START_PROBES + 600,
             "selector": {"matchLabels": selector_labels(pool.metadata.name, flavor.name)},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1} if in_place else {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": child_labels(pool.metadata.name, flavor.name)},
                 "spec": _pod_spec(pool, server_of(pool, engine, flavor, defaults.images), flavor, accelerator, defaults),

@@ -12,7 +12,7 @@ from modelfleet.core.world import Defaults
 from .deployment import deployment
 from .service import service
 
-__all__ = ["children_of", "flavors_without_class"]
+__all__ = ["children_of", "held_flavors"]
 
 
 def children_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, AcceleratorClass], defaults: Defaults) -> tuple[Manifest, ...]:
@@ -24,11 +24,18 @@ def children_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, A
     for flavor in pool.spec.flavors:
         accelerator = classes.get(flavor.accelerator_class or "")
         if accelerator is not None:
-            replicas = decision.flavor(flavor.name).deployment_replicas
-            children += [deployment(pool, engine, flavor, accelerator, replicas=replicas, defaults=defaults), service(pool, engine, flavor)]
+            placed = decision.flavor(flavor.name)
+            children += [
+                deployment(pool, engine, flavor, accelerator, replicas=placed.deployment_replicas, defaults=defaults, in_place=placed.in_place),
+                service(pool, engine, flavor),
+            ]
     return tuple(children)
 
 
-def flavors_without_class(pool: ModelPool, classes: Mapping[str, AcceleratorClass]) -> frozenset[str]:
-    """``<namespace>/<pool>/<flavor>`` of pod flavors whose class is missing: a class deleted by mistake must not stop a model."""
-    return frozenset(f"{pool.key}/{f.name}" for f in pool.spec.flavors if f.accelerator_class is not None and f.accelerator_class not in classes)
+def held_flavors(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, AcceleratorClass]) -> frozenset[str]:
+    """``<namespace>/<pool>/<flavor>`` of flavors that cannot be described and whose children stay.
+
+    A class deleted by mistake must not stop a model, nor a flavor removed from the spec before the others serve.
+    """
+    classless = [f.name for f in pool.spec.flavors if f.accelerator_class is not None and f.accelerator_class not in classes]
+    return frozenset(f"{pool.key}/{name}" for name in (*classless, *(f.name for f in decision.leaving if f.held)))

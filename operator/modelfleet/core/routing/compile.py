@@ -2,7 +2,7 @@
 
 Decided here, from the objects and the ready addresses alone: who owns a public model name, which candidates can serve, the
 chain that is walked when nobody decides (``static_chain``), weights, limits and prices. Not decided here: which chain one
-request gets (``decide.py``) and how Envoy is told (``xds.py``). A policy's ``version`` is a digest of what was written, not of
+request gets (``decide.py``) and how Envoy is told (``xds/``). A policy's ``version`` is a digest of what was written, not of
 what is running: pods that come and go never move it.
 """
 
@@ -37,13 +37,18 @@ _FIRST = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """One pool as every policy sees it. ``groups``: (group, cluster) as tried now; ``missing``: Secrets that are not at hand."""
+    """One pool as every policy sees it. ``groups``: (group, cluster) as tried now; ``missing``: Secrets that are not at hand.
+
+    ``forbidden``: endpoints that point where they may not; ``keyless``: those whose Secret is missing.
+    """
 
     key: str
     groups: tuple[tuple[str, str], ...]
     pods: PodCluster | None
     remotes: tuple[RemoteCluster, ...]
     missing: tuple[SecretRef, ...]
+    forbidden: tuple[RemoteCluster, ...]
+    keyless: tuple[RemoteCluster, ...]
 
 
 def compile_routes(world: RoutingWorld) -> RoutingPlan:
@@ -59,11 +64,13 @@ def compile_routes(world: RoutingWorld) -> RoutingPlan:
         if entrypoints:
             policies.append(_policy(policy, entrypoints, pools))
     used = {cluster for plan in policies for _, cluster in plan.groups}
+    named = {candidate.pool for plan in policies for candidate in plan.candidates}
     plan = RoutingPlan(
         version="",
         policies=tuple(policies),
         pod_clusters=tuple(p.pods for p in pools.values() if p.pods is not None and p.pods.name in used),
         remote_clusters=tuple(r for p in pools.values() for r in p.remotes if r.name in used),
+        dropped=tuple(r for key, p in pools.items() if key in named for r in (*p.forbidden, *p.keyless)),
         problems=tuple(sorted(problems, key=lambda p: (p.policy, p.type, p.reason, p.message))),
         prices=_prices(world.pools),
     )
@@ -143,7 +150,9 @@ def _candidate(policy: RoutingPolicy, candidate: Candidate, pools: Mapping[str, 
     if pool is None:
         unusable = f"pool {key} does not exist"
     elif not groups:
-        unusable = f"pool {key} has no flavor that can be reached: the Secret of each endpoint is missing"
+        why = [f"{r.flavor} points where the platform does not let endpoints point (chart value endpoints.allow)" for r in pool.forbidden]
+        why += [f"the Secret of {r.flavor} is missing" for r in pool.keyless]
+        unusable = f"pool {key} has no flavor that can be reached: {', '.join(why)}"
     else:
         unusable = ""
     return CandidatePlan(candidate.name, key, groups, candidate.capabilities, unusable)
@@ -173,13 +182,19 @@ def _policy_version(
 def _pool(pool: ModelPool, world: RoutingWorld) -> _Pool:
     name, pods = pool.metadata.name, [f for f in pool.spec.flavors if f.endpoint is None]
     cluster = _pod_cluster(pool, pods, world.addresses.get(pool.key, ())) if pods else None
-    asked = [(f, _remote(pool, f, f.endpoint)) for f in pool.spec.flavors if f.endpoint is not None]
-    missing = tuple(sorted({r.secret for _, r in asked if r.secret is not None and world.secrets is not None and r.secret not in world.secrets}))
-    remotes = tuple(r for _, r in asked if r.secret is None or r.secret not in missing)
+    asked = [_remote(pool, f, f.endpoint) for f in pool.spec.flavors if f.endpoint is not None]
+    forbidden = tuple(r for r in asked if _is_forbidden(r, world))
+    missing = {r.secret for r in asked if r.secret is not None and world.secrets is not None and r.secret not in world.secrets and r not in forbidden}
+    keyless = tuple(r for r in asked if r.secret in missing and r not in forbidden)
+    remotes = tuple(r for r in asked if r not in (*forbidden, *keyless))
     first = [(name, cluster.name)] if cluster is not None else []
     behind = [(f"{name}/{r.flavor}", r.name) for r in remotes]
     ready = cluster is not None and bool(cluster.addresses)
-    return _Pool(pool.key, tuple(first + behind if ready else behind + first), cluster, remotes, missing)
+    return _Pool(pool.key, tuple(first + behind if ready else behind + first), cluster, remotes, tuple(sorted(missing)), forbidden, keyless)
+
+
+def _is_forbidden(remote: RemoteCluster, world: RoutingWorld) -> bool:
+    return world.egress is not None and (not world.egress.permits(remote.host) or (remote.pool, remote.flavor) in world.barred)
 
 
 def _pod_cluster(pool: ModelPool, flavors: Sequence[Flavor], addresses: Sequence[Address]) -> PodCluster:

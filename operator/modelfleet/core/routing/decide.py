@@ -51,8 +51,6 @@ class Refusal:
 class Decision:
     """The answer to one request. ``chain``: candidates in the order tried; ``groups``: their groups, padded to the policy's attempts.
 
-    ``answer_timeout``: seconds that one attempt may take when the answer comes whole, since its first byte is then its last; 0 for a stream, which the
-    route's first-byte limit governs.
     No groups and no refusal (``undecided``): there is nothing to say, and the route does what it does without a decider.
     """
 
@@ -66,7 +64,6 @@ class Decision:
     groups: tuple[str, ...]
     trail: tuple[Step, ...]
     refusal: Refusal | None = None
-    answer_timeout: float = 0.0
 
     @property
     def undecided(self) -> bool:
@@ -134,7 +131,6 @@ def decide(table: RoutingTable, facts: RequestFacts, decision_id: str, *, route_
         chain=chain,
         groups=groups,
         trail=tuple(trail),
-        answer_timeout=0.0 if facts.stream else entry.policy.total_timeout,
     )
 
 

@@ -1,6 +1,6 @@
 """RoutingPlan: what policies mean, between the objects users write and the bytes Envoy reads.
 
-``compile.py`` makes it, ``xds.py`` turns it into Envoy resources, ``decide.py`` answers one request from it. Plain data, sorted, hashable by content.
+``compile.py`` makes it, ``xds/`` turns it into Envoy resources, ``decide.py`` answers one request from it. Plain data, sorted, hashable by content.
 
 Words. A *cluster* is what Envoy balances over: the pods of a pool (one cluster, endpoints carry their flavor), or one remote endpoint.
 A *group* is a step of the retry chain and holds one cluster. A *candidate* expands into its pool's groups: pods first while any is ready, remote endpoints in
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from modelfleet.api.v1alpha1 import ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.routingpolicy import Capabilities, FallbackTrigger, Rule
+
+from .egress import Egress
 
 __all__ = [
     "Address",
@@ -61,13 +63,16 @@ class Price:
 class RoutingWorld:
     """What compile may depend on. ``addresses``: pool key -> ready addresses, sorted.
 
-    ``secrets``: refs whose value is at hand (None: not known, as in the operator).
+    ``secrets``: refs whose value is at hand; ``egress``: where endpoints may point (None: not known, as in the operator).
+    ``barred``: (pool key, flavor) of endpoints whose name was seen to lead where it may not.
     """
 
     pools: tuple[ModelPool, ...] = ()
     policies: tuple[RoutingPolicy, ...] = ()
     addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     secrets: frozenset[SecretRef] | None = None
+    egress: Egress | None = None
+    barred: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +161,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class RoutingPlan:
-    """Every policy of one gateway. ``prices``: (pool key, flavor) -> Price, from pool status."""
+    """Every policy of one gateway. ``prices``: (pool key, flavor) -> Price, from pool status.
+
+    ``dropped``: endpoints behind some policy that no chain holds, since their Secret is missing or they point where they may not.
+    """
 
     version: str
     policies: tuple[PolicyPlan, ...] = ()
     pod_clusters: tuple[PodCluster, ...] = ()
     remote_clusters: tuple[RemoteCluster, ...] = ()
+    dropped: tuple[RemoteCluster, ...] = ()
     problems: tuple[Problem, ...] = ()
     prices: Mapping[tuple[str, str], Price] = field(default_factory=dict)

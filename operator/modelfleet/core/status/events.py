@@ -28,10 +28,12 @@ WORTH_A_WARNING: Final = frozenset(
         FlavorReason.QUOTA_EXCEEDED,
         FlavorReason.PODS_REFUSED,
         FlavorReason.CRASH_LOOPING,
+        FlavorReason.ROLLOUT_WAITS_FOR_DEVICE,
         FlavorReason.KEY_REFUSED,
         FlavorReason.UNREACHABLE,
         FlavorReason.RATE_LIMITED,
         FlavorReason.SECRET_MISSING,
+        FlavorReason.ENDPOINT_NOT_ALLOWED,
     },
 )
 MAX_MESSAGE: Final = 1000

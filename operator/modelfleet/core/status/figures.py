@@ -1,6 +1,7 @@
 """Figures of a ModelPool's status: prices, cost, tokens per second.
 
-Scraped figures are rounded and keep their last value while they move little, so that a steady fleet is not rewritten.
+Scraped figures are rounded and keep their last value while they move little, so that a steady fleet is not rewritten. They also keep
+it while the telemetry is stale or its window is shorter than a minute: an operator that has just begun to look knows less than the status.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ __all__ = ["Figures", "figures_of", "two_digits"]
 
 STEADY: Final = Fraction(1, 10)
 """A scraped figure that moved by no more than a tenth since it was written is left as it is."""
+
+
+SHORTEST_WINDOW: Final = 60.0
+"""Seconds of telemetry below which a rate says more about chance than about the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,13 @@ def figures_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, Ac
         if on_list is not None:
             listed[flavor.name] = on_list
     served = [s for s in telemetry.served if s.pool == pool.key and 0 < s.window <= 3600 and s.input_tokens >= 0 and s.output_tokens >= 0]
+    known = telemetry.fresh and not _is_short(telemetry)
     return Figures(
         replica,
         full_load,
         tuple(p for f in pool.spec.flavors if (p := _price_of(f, full_load, listed)) is not None),
-        _cost(pool, decision, replica, listed, served, fresh=telemetry.fresh),
-        _rate(pool, served) if telemetry.fresh else pool.status.tokens_per_second,
+        _cost(pool, decision, replica, listed, served, known=known),
+        _rate(pool, served) if known else pool.status.tokens_per_second,
     )
 
 
@@ -69,6 +75,11 @@ def two_digits(value: Fraction) -> int:
     whole = round(value)
     step = int("1".ljust(len(str(abs(whole))) - 1, "0"))
     return round(Fraction(whole, step)) * step
+
+
+def _is_short(telemetry: Telemetry) -> bool:
+    """All records share one window; without any record, gateways that serve nobody were seen, and nothing is zero."""
+    return any(s.window < SHORTEST_WINDOW for s in telemetry.served)
 
 
 def _price_of(flavor: Flavor, full_load: Mapping[str, TokenPrice], listed: Mapping[str, TokenPrice]) -> FlavorPrice | None:
@@ -83,14 +94,14 @@ def _price_of(flavor: Flavor, full_load: Mapping[str, TokenPrice], listed: Mappi
 
 
 def _cost(
-    pool: ModelPool, decision: PoolDecision, replica: Mapping[str, int], listed: Mapping[str, TokenPrice], served: list[Served], *, fresh: bool
+    pool: ModelPool, decision: PoolDecision, replica: Mapping[str, int], listed: Mapping[str, TokenPrice], served: list[Served], *, known: bool
 ) -> Cost | None:
     paid = {f.name: paying_replicas(f.facts) for f in decision.flavors if isinstance(f.facts, PodFacts)}
     if any(count and name not in replica for name, count in paid.items()):
         return None
     per_hour = sum(count * replica[name] for name, count in paid.items() if count)
     before = pool.status.cost.per_million_tokens.live if pool.status.cost else None
-    if not fresh:
+    if not known:
         return Cost(per_hour=format_dollars(per_hour), per_million_tokens=PerMillionTokens(live=before))
     live = live_per_million(per_hour, [(s, listed.get(s.flavor)) for s in served])
     return Cost(per_hour=format_dollars(per_hour), per_million_tokens=PerMillionTokens(live=None if live is None else _steady(before, live)))

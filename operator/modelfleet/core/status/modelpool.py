@@ -2,6 +2,9 @@
 
 Figures come from ``figures.py``; here are the flavors, the columns, the last decision and the conditions. Nothing depends
 on the clock but the times of transitions and decisions, which are set once.
+
+A pool that wants 0 replicas says ScaledToZero and nothing else. It is Ready while something still answers: pods on their way out, or an endpoint,
+which gateways go on using when there are no pods; but it promises no capacity, so no endpoint is called serving and none stands in.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from modelfleet.api.conditions import ConditionType, FlavorReason, ModelPoolReas
 from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.api.v1alpha1.modelpool import Flavor, FlavorStatus, LastDecision, ModelPoolStatus, Reason
 from modelfleet.core.economics.money import format_dollars
-from modelfleet.core.placement.decision import FlavorDecision, PoolDecision
+from modelfleet.core.placement.decision import FlavorDecision, Leaving, PoolDecision
 from modelfleet.core.placement.facts import EndpointFacts, PodFacts
 
 from .conditions import Finding, merge_conditions
@@ -30,6 +33,7 @@ ONLY_THE_USER_CAN_HELP: Final = frozenset(
         FlavorReason.CRASH_LOOPING,
         FlavorReason.KEY_REFUSED,
         FlavorReason.SECRET_MISSING,
+        FlavorReason.ENDPOINT_NOT_ALLOWED,
         FlavorReason.AT_MAX,
     },
 )
@@ -43,7 +47,7 @@ def modelpool_status(pool: ModelPool, decision: PoolDecision, figures: Figures, 
     generation = pool.metadata.generation
     return ModelPoolStatus(
         observed_generation=generation,
-        replicas=sum(p.live for p in pods),
+        replicas=sum(p.live for p in pods) + sum(f.bound for f in decision.leaving if f.held),
         ready=f"{decision.pods_ready}/{decision.wanted}" if pods else "-",
         flavor_summary=_summary(decision),
         decision_reason=str(decision.flavors[0].reason) if decision.wanted else str(ModelPoolReason.SCALED_TO_ZERO),
@@ -102,6 +106,7 @@ def _flavor_status(flavor: Flavor, decision: FlavorDecision, figures: Figures) -
 def _summary(decision: PoolDecision) -> str:
     """``h100:2 l4:1``; an endpoint that stands in is named without a count, for it has no replicas."""
     used = [f.name if isinstance(f.facts, EndpointFacts) else f"{f.name}:{f.desired}" for f in decision.flavors if f.desired]
+    used += [f"{f.name}:{f.bound}" for f in decision.leaving if f.held]
     return " ".join(used) or "-"
 
 
@@ -135,31 +140,55 @@ def _findings(pool: ModelPool, decision: PoolDecision) -> list[Finding]:
 
 def _ready(decision: PoolDecision) -> Finding:
     usable = [f.name for f in decision.flavors if isinstance(f.facts, EndpointFacts) and f.facts.down is None]
+    if decision.wanted == 0:
+        answers = f"; {usable[0]} answers what still comes" if usable else ""
+        return Finding(ConditionType.READY, bool(usable or decision.pods_ready), ModelPoolReason.SCALED_TO_ZERO, f"0 replicas are wanted{answers}")
     if decision.pods_ready:
         return Finding(ConditionType.READY, True, ModelPoolReason.SERVING, f"{decision.pods_ready} of {decision.wanted} replicas ready")
+    if decision.leaving_ready:
+        names = " and ".join(f.name for f in decision.leaving if f.held)
+        return Finding(ConditionType.READY, True, ModelPoolReason.SERVING, f"0 of {decision.wanted} replicas ready; {names} serves until they are")
     if usable:
-        return Finding(ConditionType.READY, True, ModelPoolReason.ENDPOINT_SERVING, f"no pod is ready; {usable[0]} serves")
-    if decision.wanted == 0:
-        return Finding(ConditionType.READY, False, ModelPoolReason.SCALED_TO_ZERO, "0 replicas are wanted")
+        no_pod = "no pod is ready; " if any(isinstance(f.facts, PodFacts) for f in decision.flavors) else ""
+        return Finding(ConditionType.READY, True, ModelPoolReason.ENDPOINT_SERVING, f"{no_pod}{usable[0]} serves")
     return Finding(ConditionType.READY, False, ModelPoolReason.NOTHING_READY, f"0 of {decision.wanted} replicas ready")
 
 
 def _progressing(decision: PoolDecision) -> Finding:
-    for flavor in decision.flavors:
-        facts = flavor.facts
-        if not isinstance(facts, PodFacts):
-            continue
-        if facts.ready != flavor.desired:
-            return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{flavor.name}: {facts.ready} ready of {flavor.desired} desired")
-        if facts.draining:
-            return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"{flavor.name}: {facts.draining} draining")
+    unfinished = [u for f in decision.flavors if isinstance(f.facts, PodFacts) and (u := _unfinished(f, f.facts))] + [_left(f) for f in decision.leaving]
     if decision.unplaced:
-        return Finding(ConditionType.PROGRESSING, True, ModelPoolReason.CONVERGING, f"replicas without a place: {decision.unplaced}")
+        unfinished.append((ModelPoolReason.CONVERGING, f"replicas without a place: {decision.unplaced}"))
+    if unfinished:
+        return Finding(ConditionType.PROGRESSING, True, *unfinished[0])
     return Finding(ConditionType.PROGRESSING, False, ModelPoolReason.CONVERGED)
 
 
+def _unfinished(flavor: FlavorDecision, facts: PodFacts) -> tuple[ModelPoolReason, str] | None:
+    reason, message = ModelPoolReason.CONVERGING, ""
+    if flavor.reason is FlavorReason.ROLLOUT_WAITS_FOR_DEVICE:
+        reason, message = ModelPoolReason.ROLLOUT_WAITS_FOR_DEVICE, flavor.message
+    elif facts.rollout.mixed and facts.rollout.stuck:
+        message = f"the old revision serves, the new one cannot be scheduled; {facts.rollout.stuck}"
+    elif facts.ready != flavor.desired:
+        message = f"{facts.ready} ready of {flavor.desired} desired"
+    elif facts.draining:
+        message = f"{facts.draining} draining"
+    elif facts.rollout.mixed:
+        message = "a new revision is on its way"
+    return (reason, f"{flavor.name}: {message}") if message else None
+
+
+def _left(leaving: Leaving) -> tuple[ModelPoolReason, str]:
+    why = "its replicas serve until others do" if leaving.held else "its replicas leave"
+    return ModelPoolReason.CONVERGING, f"{leaving.name} is no longer among the flavors; {why}"
+
+
 def _degraded(decision: PoolDecision) -> Finding:
-    missing = decision.wanted - decision.pods_ready - decision.stands_in
+    missing = decision.wanted - decision.pods_ready - decision.leaving_ready - decision.stands_in
+    in_place = [f.name for f in decision.flavors if f.in_place]
+    if missing > 0 and in_place:
+        message = f"replicas that do not serve: {missing} of {decision.wanted}; {in_place[0]} has no free device and replaces them one at a time"
+        return Finding(ConditionType.DEGRADED, True, ModelPoolReason.ROLLOUT_WAITS_FOR_DEVICE, message)
     if missing > 0:
         return Finding(ConditionType.DEGRADED, True, ModelPoolReason.TOO_FEW_READY, f"replicas that do not serve: {missing} of {decision.wanted}")
     return Finding(ConditionType.DEGRADED, False, ModelPoolReason.AS_PROMISED)
