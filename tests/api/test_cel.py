@@ -75,6 +75,12 @@ CASES = (
     ),
     Case("Toleration", "a toleration without key tolerates every taint and needs operator Exists", toleration(operator="Exists"), toleration(value="b")),
     Case(
+        "AcceleratorClassSpec",
+        "nodes: all entries of a class count one resource; make a class per resource",
+        but(CLASS, **{NODES: [{"resource": "nvidia.com/gpu", "matchLabels": {"a": label}} for label in "bc"]}),
+        but(CLASS, **{NODES: [{"resource": resource} for resource in ("nvidia.com/gpu", "amd.com/gpu")]}),
+    ),
+    Case(
         "AcceleratorClass",
         "metadata.name: at most 63 characters, so that it fits a node label",
         but(CLASS, metadata__name="c" * 63),

@@ -17,7 +17,7 @@ async def test_a_port_in_use(tmp_path, server):
 async def test_no_credentials(tmp_path):
     operator = OperatorProcess(tmp_path, tmp_path / "absent", "default")
     assert await operator.ends() == 1
-    assert "error: cannot read credentials" in operator.text()
+    assert "error: there is no kubeconfig at" in operator.text()
     assert "Traceback" not in operator.text()
 
 

@@ -47,12 +47,12 @@ def test_rounding_is_off_by_half_a_digit_at_most(micro: int) -> None:
     assert abs(parse_money(text) - micro) * 2 <= last
 
 
-def test_a_flavor_costs_its_devices_and_nothing_is_invented() -> None:
-    two, remote = a_pool("p").on("f", "c", devices=2).or_endpoint().build().spec.flavors
-    assert cost_per_hour(two, a_class("c", "6.88")) == 13_760_000
-    assert cost_per_hour(two, a_class("c", None)) is None
-    assert cost_per_hour(two, None) is None
-    assert cost_per_hour(remote, a_class("c")) is None
+def test_a_replica_costs_what_it_asks_for_and_nothing_is_invented() -> None:
+    assert cost_per_hour(2, a_class("c", "6.88")) == 13_760_000
+    assert cost_per_hour(2, a_class("c", None)) is None
+    assert cost_per_hour(2, None) is None
+    cores = a_class("c", "0.05", resource="cpu")
+    assert (cost_per_hour(8000, cores), cost_per_hour(500, cores)) == (400_000, 25_000)
 
 
 def test_full_load_price_and_its_split() -> None:

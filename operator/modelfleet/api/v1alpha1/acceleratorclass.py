@@ -73,6 +73,10 @@ class Toleration(SpecModel):
 class AcceleratorClassSpec(SpecModel):
     """What the hardware is, how its nodes are recognised, what a device costs and which taints its pods tolerate."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("self.nodes.all(n, n.resource == self.nodes[0].resource)", "nodes: all entries of a class count one resource; make a class per resource"),
+    )
+
     vendor: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     device: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     nodes: Annotated[list[NodeEntry], Field(min_length=1, max_length=16)]

@@ -31,11 +31,15 @@ class TokenPrice:
     output_per_million: Fraction
 
 
-def cost_per_hour(flavor: Flavor, accelerator: AcceleratorClass | None) -> int | None:
-    """Micro-dollars per hour of one replica: devices x device price. None for an endpoint, an unknown class or a class without a price."""
-    if flavor.endpoint is not None or accelerator is None or accelerator.spec.price is None:
+def cost_per_hour(units: int, accelerator: AcceleratorClass | None) -> int | None:
+    """Micro-dollars per hour of one replica that asks for ``units`` of the class's resource: devices, or millicores of a cpu class, whose price is per core.
+
+    None for an unknown class or one without a price.
+    """
+    if accelerator is None or accelerator.spec.price is None:
         return None
-    return (flavor.devices or 1) * parse_money(accelerator.spec.price.per_device_hour)
+    per_device = parse_money(accelerator.spec.price.per_device_hour)
+    return round(Fraction(units * per_device, 1000 if accelerator.spec.nodes[0].resource == "cpu" else 1))
 
 
 def full_load_price(per_hour: int | None, tokens_per_second: int | None) -> TokenPrice | None:

@@ -50,7 +50,8 @@ def figures_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, Ac
     full_load: dict[str, TokenPrice] = {}
     listed: dict[str, TokenPrice] = {}
     for flavor in pool.spec.flavors:
-        per_hour = cost_per_hour(flavor, classes.get(flavor.accelerator_class or ""))
+        facts = decision.flavor(flavor.name).facts
+        per_hour = cost_per_hour(facts.units, classes.get(flavor.accelerator_class or "")) if isinstance(facts, PodFacts) else None
         if per_hour is not None:
             replica[flavor.name] = per_hour
         at_full_load = full_load_price(per_hour, flavor.capacity.tokens_per_second if flavor.capacity else None)
