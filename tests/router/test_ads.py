@@ -15,6 +15,7 @@ from tests.support.envoy import Bench, Upstream, a_bench, a_policy, a_pool, pods
 from modelfleet.core.routing.compile import compile_routes
 from modelfleet.core.routing.ir import Address, RoutingWorld, SecretRef
 from modelfleet.router.ads import AdsServer
+from modelfleet.router.protos import CDS
 
 POISON = "http://example.com:99999"  # the schema counts digits; Envoy knows that a port ends at 65535
 
@@ -231,3 +232,20 @@ async def test_two_hundred_policies_are_pushed_at_once(bench: Bench, upstream: U
     await bench.serve(a_world(upstream, *more))
     assert (await bench.chat("auto")).status == 200
     assert (await bench.chat("m199")).status == 503
+
+
+async def test_a_router_that_starts_anew_keeps_the_clusters_that_envoys_routes_still_name(upstream: Upstream) -> None:
+    bench = await a_bench(grace=0.3)
+    far, near = a_pool("far", remote("far", f"http://127.0.0.1:{upstream.port}")), a_pool("near", remote("near", f"http://127.0.0.1:{upstream.port}"))
+    try:
+        await bench.serve(RoutingWorld(pools=(far,), policies=(a_policy("p", "far"),)))
+        await bench.ads.stop()
+        bench.ads = AdsServer(bench.settings, grace=0.3)
+        await bench.ads.start(f"{bench.settings.run_dir}/ads.sock", bench.logs.register)
+        await bench.ads.publish(compile_routes(RoutingWorld(pools=(near,), policies=(a_policy("p", "near"),))), {})
+        assert {"remote/shop/far/far", "remote/shop/near/near"} <= set(bench.ads._snapshot.resources[CDS])
+        await until(lambda: "shop/p" in bench.ads.acked, "an ACK")
+        await until(lambda: "remote/shop/far/far" not in bench.ads._in_envoy, "the old cluster to leave")
+        assert (await bench.chat("auto")).headers["x-modelfleet-served"] == "shop/near/near"
+    finally:
+        await bench.close()

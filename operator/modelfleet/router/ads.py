@@ -3,7 +3,8 @@
 Decided here: when a resource is sent (clusters and endpoints before routes; a cluster is deleted only after routes without it were
 acknowledged and ``grace`` seconds have passed, since retries in flight still look it up) and whose fault a refusal is. A refused push
 is halved until one policy is left: that one keeps its last good form, the others are served. Not decided here: what the resources
-say (``core/routing/xds``). Nothing is sent before the first ``publish``, so Envoy keeps what it has while a router starts.
+say (``core/routing/xds``). Nothing is sent before the first ``publish``, so Envoy keeps what it has while a router starts. A router that starts anew
+finds in a file beside the sockets which clusters its Envoy runs: routes still name those that the new plan does not.
 
 Values of Secrets go to Envoy and nowhere else: their versions are resourceVersions, and what Envoy says about them is not repeated.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from modelfleet.core.routing.ir import PodCluster, PolicyPlan, RemoteCluster, RoutingPlan, SecretRef
 from modelfleet.core.routing.rewrite import REWRITE_FILE, REWRITE_SOURCE
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 _ORDER: Final = (CDS, EDS, SDS, LDS, RDS)
 _WHOLE: Final = (CDS, LDS)  # state of the world: each response carries all of them; the others carry what changed
 _MAX_MESSAGE: Final = 500
+_CLUSTERS_FILE: Final = "clusters.pb"
 _NAME: Final = re.compile(r'^name: "([^"]*)"', re.MULTILINE)
 
 Register = Callable[[Any], None]
@@ -163,6 +166,19 @@ class AdsServer:
     def _prepare(self, socket: Path) -> None:
         (Path(self._settings.run_dir) / REWRITE_FILE).write_text(REWRITE_SOURCE)
         socket.unlink(missing_ok=True)
+        with suppress(OSError, DecodeError):
+            held = discovery.DeltaDiscoveryResponse.FromString((Path(self._settings.run_dir) / _CLUSTERS_FILE).read_bytes())
+            self._in_envoy = {r.name: (r.resource, r.version) for r in held.resources}
+
+    def _remember_clusters(self) -> None:
+        """For the router after this one. No secret is among them."""
+        held = [discovery.Resource(name=name, version=version, resource=cluster) for name, (cluster, version) in sorted(self._in_envoy.items())]
+        fresh = Path(self._settings.run_dir) / f"{_CLUSTERS_FILE}.new"
+        try:
+            fresh.write_bytes(discovery.DeltaDiscoveryResponse(resources=held).SerializeToString())
+            fresh.replace(fresh.with_suffix(""))
+        except OSError as error:
+            log.warning("cannot remember which clusters Envoy runs: %s", error)
 
     async def stop(self) -> None:
         """Close every stream. Envoy keeps what it has."""
@@ -288,6 +304,7 @@ class AdsServer:
             subscription.acked, subscription.refused = subscription.version, None
             if request.type_url == CDS:
                 self._in_envoy = dict(subscription.offered)
+                self._remember_clusters()
             self._settle(stream)
 
     def _due(self, stream: _Stream) -> Iterable[Any]:
