@@ -68,7 +68,16 @@ class Cluster:
 
     def get(self, what: str, name: str | None = None, namespace: str | None = None, selector: str | None = None) -> dict[str, Any]:
         """An object or a list, as JSON."""
-        argv = ["get", what, *([name] if name else []), "-o", "json", *(["-n", namespace] if namespace else []), *(["-l", selector] if selector else [])]
+        argv = [
+            "get",
+            what,
+            *([name] if name else []),
+            "-o",
+            "json",
+            "--show-managed-fields",
+            *(["-n", namespace] if namespace else []),
+            *(["-l", selector] if selector else []),
+        ]
         return json.loads(self.kubectl(*argv))
 
     def service_url(self, namespace: str, name: str, port: int) -> str:

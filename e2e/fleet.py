@@ -258,6 +258,17 @@ class Fleet:
         """Sum of a router counter over gateways, for samples that carry these labels."""
         return sum(s.value for s in self.router_metrics() if s.name == name and labels.items() <= s.labels.items())
 
+    def counted_at_rest(self, name: str, **labels: str) -> float:
+        """The same once it stands still: access logs arrive in batches, so what was asked before may still be on its way."""
+        seen = [self.counted(name, **labels)]
+
+        def rests() -> bool:
+            seen.append(self.counted(name, **labels))
+            return seen[-1] == seen[-2]
+
+        wait_until(rests, 60, f"{name} to stand still", every=3.0)
+        return seen[-1]
+
     def modelfleet(self, *argv: str) -> str:
         """stdout of the `modelfleet` command against this cluster."""
         return self.cluster.run(str(Path(ROOT, ".venv", "bin", "modelfleet")), *argv).stdout

@@ -35,6 +35,7 @@ def test_usage_in_our_metrics_is_what_the_server_reported(fleet: Fleet) -> None:
     def counted(direction: str) -> float:
         return fleet.counted("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/small", direction=direction, source="reported")
 
+    fleet.counted_at_rest("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/small", direction="output", source="reported")
     before = counted("input"), counted("output")
     answers: list[Answer] = [fleet.ask(f"Say {n}.", stream=n % 2 == 0) for n in range(6)]
     expected = before[0] + sum(a.input_tokens for a in answers), before[1] + sum(a.output_tokens for a in answers)

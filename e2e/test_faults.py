@@ -62,7 +62,7 @@ def test_with_all_pods_gone_the_endpoint_answers_priced_and_counted(fleet: Fleet
     lab = _lab(fleet)
     with _boss_without_devices(fleet):
         before = lab.provider.stats()["completion_tokens"]
-        counted = fleet.counted("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/boss", flavor="burst", direction="output")
+        counted = fleet.counted_at_rest("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/boss", flavor="burst", direction="output")
         answer = fleet.ask("What is a router?", stream=True, **BOSS)
         assert (answer.pool, answer.flavor) == (f"{DEMO}/boss", "burst")
         assert answer.cost_micro_usd is not None
