@@ -85,7 +85,7 @@ def _build(module: GoModule, commands: list[str]) -> None:
     if not commands:
         return
     if shutil.which("go") is None:
-        raise LabError(f"go is not installed: install Go {versions.GO_DIRECTIVE} or newer (https://go.dev/doc/install) and run this again")
+        raise LabError(f"go is not installed: install Go {versions.GO_DIRECTIVE} or newer and run this again")
     folder = cache_dir() / "build" / f"{module.path.replace('/', '_')}-{module.version}"
     folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}

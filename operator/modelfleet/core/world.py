@@ -120,7 +120,7 @@ class Defaults:
     images: Mapping[str, str] = field(
         default_factory=lambda: {
             "LlamaCpp": "ghcr.io/ggml-org/llama.cpp:server",
-            "VLLM": "docker.io/vllm/vllm-openai:latest",
+            "VLLM": "docker.io/vllm/vllm-openai:v0.11.0",
         }
     )
     label_nodes: bool = True

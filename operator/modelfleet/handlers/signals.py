@@ -1,7 +1,7 @@
 """An event loop whose signal handlers are ours for good.
 
 Kopf installs handlers for SIGTERM and SIGINT as it starts, which would cut our act short after five seconds. Replacing them afterwards leaves a gap of
-some milliseconds in which a signal reaches Kopf; a loop that refuses them leaves none (docs/architecture.md, the operator's life).
+some milliseconds in which a signal reaches Kopf; a loop that refuses them leaves none (docs/adr/0008-signals-are-sealed.md).
 """
 
 from __future__ import annotations
