@@ -60,7 +60,7 @@ def test_a_lost_device_moves_the_boss_and_its_return_fails_no_request(fleet: Fle
 
 def test_with_all_pods_gone_the_endpoint_answers_priced_and_counted(fleet: Fleet) -> None:
     lab = _lab(fleet)
-    with _boss_without_devices(fleet):
+    with boss_without_devices(fleet):
         before = lab.provider.stats()["completion_tokens"]
         counted = fleet.counted_at_rest("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/boss", flavor="burst", direction="output")
         answer = fleet.ask("What is a router?", stream=True, **BOSS)
@@ -80,7 +80,7 @@ def test_with_all_pods_gone_the_endpoint_answers_priced_and_counted(fleet: Fleet
 
 def test_a_wrong_key_is_a_clear_condition_and_the_next_candidate_serves(fleet: Fleet) -> None:
     right = _endpoint_secret(fleet)
-    with _boss_without_devices(fleet):
+    with boss_without_devices(fleet):
         _put_key(fleet, right, "not-the-key")
         try:
             wait_until(
@@ -135,7 +135,7 @@ def _lab(fleet: Fleet) -> Any:
     return fleet.cluster.lab
 
 
-class _boss_without_devices:  # noqa: N801 reads as a phrase after `with`
+class boss_without_devices:  # noqa: N801 reads as a phrase after `with`
     """h100 has no device and l4 only the one that `small` holds; the boss's pods are deleted."""
 
     def __init__(self, fleet: Fleet) -> None:
