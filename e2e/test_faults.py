@@ -68,12 +68,13 @@ def test_with_all_pods_gone_the_endpoint_answers_priced_and_counted(fleet: Fleet
         assert answer.cost_micro_usd is not None
         assert answer.cost_micro_usd > 0
         assert lab.provider.stats()["completion_tokens"] - before == answer.output_tokens
+        usage = {"pool": f"{DEMO}/boss", "flavor": "burst", "direction": "output"}
+        expected = counted + answer.output_tokens
         wait_until(
-            lambda: (
-                fleet.counted("modelfleet_router_usage_tokens_total", pool=f"{DEMO}/boss", flavor="burst", direction="output") - counted == answer.output_tokens
-            ),
+            lambda: fleet.counted("modelfleet_router_usage_tokens_total", **usage) == expected,
             20,
-            "the endpoint's tokens in our metrics",
+            f"our metrics to count {expected} tokens of the endpoint",
+            explain=lambda: [s for s in fleet.router_metrics() if s.name == "modelfleet_router_usage_tokens_total"],
         )
         assert fleet.condition("modelpool", "boss", "Ready")["reason"] == "EndpointServing"
 

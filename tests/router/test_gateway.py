@@ -219,6 +219,21 @@ async def test_a_request_goes_where_it_was_decided_and_its_tokens_are_counted_as
     assert KEY not in gateway.logs()
 
 
+async def test_a_client_that_hangs_up_at_done_is_counted_as_reported(gateway: Gateway) -> None:
+    await gateway.answers("RuleMatched")
+    answer = stream(words=9)
+    assert answer.chunks is not None
+    gateway.pods.reply = lambda request: replace(answer, chunks=[*(answer.chunks or []), 3.0])
+    body = json.dumps({"model": "auto", "stream": True, "messages": [{"role": "user", "content": "hello"}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(head + body)
+    await asyncio.wait_for(reader.readuntil(b"[DONE]"), 20)
+    writer.close()
+    before = 7 * (len(gateway.pods.requests) - 1)
+    await gateway.sees("usage_tokens_total", "output", "cpu", f"{gateway.namespace}/small", "reported", value=before + 9)
+
+
 async def test_explain_tells_what_happened_and_status_tells_what_runs_and_an_idle_gateway_writes_nothing(gateway: Gateway) -> None:
     answer = await gateway.answers("RuleMatched")
     header = answer.headers["x-modelfleet-decision"]

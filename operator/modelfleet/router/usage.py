@@ -27,6 +27,7 @@ __all__ = ["Finished", "UsageReceiver", "finished_of"]
 
 _log = logging.getLogger(__name__)
 _AUTHZ: Final = "envoy.filters.http.ext_authz"
+_STREAM_USAGE: Final = "modelfleet.usage"
 _MILLION: Final = 1_000_000
 _EVENT_BYTES: Final = 200.0
 """Bytes of one server-sent event, which carries about one token, until a flavor's own ratio is seen."""
@@ -138,7 +139,8 @@ def finished_of(entry: Any) -> Finished:
     common, flags = entry.common_properties, entry.common_properties.response_flags
     metadata = common.metadata.filter_metadata
     decided, request = _struct(metadata, _AUTHZ), _struct(metadata, "modelfleet.request")
-    tags, told = common.custom_tags, _tokens_told(common.metadata.typed_filter_metadata)
+    tags = common.custom_tags
+    told = _tokens_told(common.metadata.typed_filter_metadata) or _tokens_passed(_struct(metadata, _STREAM_USAGE))
     return Finished(
         decision=_text(decided, "id"),
         policy=_text(decided, "policy") or _tag(tags, "policy"),
@@ -176,6 +178,14 @@ def _tokens_told(typed: Any) -> TokenCounts | None:
     """What the server said of a whole answer; of a part of one, bytes are the better witness."""
     counts = token_counts(typed[NAMESPACE].value) if NAMESPACE in typed else None
     return counts if counts is not None and counts.complete else None
+
+
+def _tokens_passed(fields: Any) -> TokenCounts | None:
+    """What a stream's own usage event said: it is there even when the client hung up right behind it."""
+    if "output" not in fields:
+        return None
+    cached = fields["cached"].number_value if "cached" in fields else 0
+    return TokenCounts(int(fields["input"].number_value if "input" in fields else 0), int(fields["output"].number_value), int(cached), complete=True)
 
 
 def _pool_flavor(text: str) -> tuple[str, str] | None:

@@ -80,6 +80,9 @@ def test_a_window_that_has_just_begun_changes_nothing_that_was_known() -> None:
     fresh_pool = replace(world, pools=(serving_world(1).pools[0],), telemetry=Telemetry(served=(Served("apps/boss", "h100", 5, 5, 3.0),), fresh=True))
     assert "tokensPerSecond" not in pool_status(fresh_pool)
     assert pool_status(fresh_pool)["cost"] == {"currency": "USD", "perHour": "6.88", "perMillionTokens": {}}
+    later = replace(fresh_pool, telemetry=Telemetry(served=(Served("apps/boss", "h100", 500, 500, 10.0),), fresh=True))
+    assert pool_status(later)["tokensPerSecond"] == "50"
+    assert "live" in pool_status(later)["cost"]["perMillionTokens"]
 
 
 def test_the_status_of_a_pool_that_fell_idle_comes_to_rest() -> None:

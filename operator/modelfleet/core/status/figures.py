@@ -27,6 +27,7 @@ STEADY: Final = Fraction(1, 10)
 
 
 SHORTEST_WINDOW: Final = 60.0
+FIRST_WINDOW: Final = 10.0
 """Seconds of telemetry below which a rate says more about chance than about the pool."""
 
 
@@ -61,7 +62,8 @@ def figures_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, Ac
         if on_list is not None:
             listed[flavor.name] = on_list
     served = [s for s in telemetry.served if s.pool == pool.key and 0 < s.window <= 3600 and s.input_tokens >= 0 and s.output_tokens >= 0]
-    known = telemetry.fresh and not _is_short(telemetry)
+    # a window that has just begun says little, but where nothing was known it says more than nothing
+    known = telemetry.fresh and not _is_shorter(telemetry, SHORTEST_WINDOW if _has_figures(pool) else FIRST_WINDOW)
     return Figures(
         replica,
         full_load,
@@ -78,9 +80,14 @@ def two_digits(value: Fraction) -> int:
     return round(Fraction(whole, step)) * step
 
 
-def _is_short(telemetry: Telemetry) -> bool:
+def _has_figures(pool: ModelPool) -> bool:
+    cost = pool.status.cost
+    return cost is not None and cost.per_million_tokens.live is not None
+
+
+def _is_shorter(telemetry: Telemetry, seconds: float) -> bool:
     """All records share one window; without any record, gateways that serve nobody were seen, and nothing is zero."""
-    return any(s.window < SHORTEST_WINDOW for s in telemetry.served)
+    return any(s.window < seconds for s in telemetry.served)
 
 
 def _price_of(flavor: Flavor, full_load: Mapping[str, TokenPrice], listed: Mapping[str, TokenPrice]) -> FlavorPrice | None:

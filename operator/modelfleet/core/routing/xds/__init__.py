@@ -15,7 +15,8 @@ The contract with the decider (ext_authz over ``authz.sock``):
   (``x-modelfleet-model-span``: without a header change Envoy keeps the static chain; it never leaves the gateway); and the response header
   ``x-modelfleet-decision`` with OVERWRITE_IF_EXISTS_OR_ADD, since the route has put its own there first;
 - access logs go to ``ads.sock`` (log name ``modelfleet``): ``common_properties.metadata`` holds ``typed_filter_metadata`` ``envoy.ai.token_usage``
-  (read by ``router/tokens.py``), ``filter_metadata`` ``envoy.filters.http.ext_authz`` (the above) and ``modelfleet.upstream`` (``key_refused``:
+  (read by ``router/tokens.py``), ``filter_metadata`` ``modelfleet.usage`` (of streams, as they pass: numbers
+  ``input``, ``output``, ``cached``), ``filter_metadata`` ``envoy.filters.http.ext_authz`` (the above) and ``modelfleet.upstream`` (``key_refused``:
   ``<ns>/<pool>/<flavor>``); ``custom_tags`` hold ``served`` (``<ns>/<pool>/<flavor>``) and the route's ``policy`` and ``entrypoint``.
 
 What Envoy needs to parse a body counts against ``decide_timeout``. Measured on 1.40.0, two shared cores, a decider that answers at once, and bodies whose

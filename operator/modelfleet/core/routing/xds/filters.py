@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .settings import GatewaySettings
-from .wire import HTTP, JSON_TYPE, REQUEST, Json, grpc_service, proto, typed_struct
+from .wire import HTTP, JSON_TYPE, REQUEST, STREAM_USAGE, Json, grpc_service, proto, typed_struct
 
 __all__ = ["http_filters"]
 
@@ -17,6 +17,7 @@ def http_filters(settings: GatewaySettings) -> list[Json]:
         {"name": "modelfleet.decide", "typed_config": _decide(settings)},
         {"name": "modelfleet.refuse", "typed_config": proto(f"{HTTP}.rbac.v3.RBAC")},
         {"name": "modelfleet.usage", "typed_config": _usage()},
+        {"name": "modelfleet.stream-usage", "typed_config": _stream_usage()},
         {"name": "envoy.filters.http.router", "typed_config": proto(f"{HTTP}.router.v3.Router", suppress_envoy_headers=True)},
     ]
 
@@ -60,3 +61,17 @@ def _decide(settings: GatewaySettings) -> Json:
 def _usage() -> Json:
     token_usage = {"include_unconfigured_routes": True, "default_llm_protocol": "OPENAI_CHAT_COMPLETIONS"}
     return typed_struct(f"{HTTP}.ai_protocol_manager.v3.AiProtocolManager", {"response_handling": {"token_usage": token_usage}})
+
+
+def _stream_usage() -> Json:
+    """Notes a stream's tokens when they pass.
+
+    The manager above tells them at the end of the answer, and many clients, the official one among them, hang up at ``[DONE]``, just before it.
+    """
+
+    def rule(path: Iterable[str], key: str) -> Json:
+        return {"rule": {"selectors": [{"key": p} for p in ("usage", *path)], "on_present": {"metadata_namespace": STREAM_USAGE, "key": key, "type": "NUMBER"}}}
+
+    rules = [rule(["prompt_tokens"], "input"), rule(["completion_tokens"], "output"), rule(["prompt_tokens_details", "cached_tokens"], "cached")]
+    parser = {"name": "envoy.content_parsers.json", "typed_config": proto("envoy.extensions.content_parsers.json.v3.JsonContentParser", rules=rules)}
+    return typed_struct(f"{HTTP}.sse_to_metadata.v3.SseToMetadata", {"response_rules": {"content_parser": parser, "max_event_size": 65536}})

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["AUTHZ", "HTTP", "JSON_TYPE", "LOST", "REQUEST", "ROUTES", "Json", "grpc_service", "header", "proto", "seconds", "tcp", "typed_struct"]
+__all__ = [
+    "AUTHZ",
+    "HTTP",
+    "JSON_TYPE",
+    "LOST",
+    "REQUEST",
+    "ROUTES",
+    "STREAM_USAGE",
+    "Json",
+    "grpc_service",
+    "header",
+    "proto",
+    "seconds",
+    "tcp",
+    "typed_struct",
+]
 
 Json = dict[str, Any]
 
 TYPE: Final = "type.googleapis.com/"
 HTTP: Final = "envoy.extensions.filters.http"
 REQUEST: Final = "modelfleet.request"
+STREAM_USAGE: Final = "modelfleet.usage"
 """Metadata: what was read from the body."""
 AUTHZ: Final = "envoy.filters.http.ext_authz"
 """Metadata: what the decider said."""
