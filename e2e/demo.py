@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from e2e.cluster import Cluster, ClusterError
+from e2e.cluster import Cluster, ClusterError, wait_until
 from e2e.fleet import DEMO, SYSTEM, Answer, Fleet, words
 from e2e.lab import LabError
 
@@ -75,6 +76,17 @@ def ask_all(fleet: Fleet) -> list[tuple[str, Answer]]:
     return asked
 
 
+def await_figures(fleet: Fleet, patience: float = 60) -> None:
+    """Until each pool tells what its tokens cost, which takes the operator two scrapes; the screen shows a dash for one that does not."""
+    with contextlib.suppress(ClusterError):
+        wait_until(lambda: all(live_cost(fleet, name) for name in ("small", "boss")), patience, "live costs", every=2)
+
+
+def live_cost(fleet: Fleet, pool: str) -> str | None:
+    """Dollars per million tokens in the last ten minutes, from the pool's status."""
+    return (fleet.pool(pool)["status"].get("cost") or {}).get("perMillionTokens", {}).get("live")
+
+
 def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
     """The one screen: pools, answers, why."""
     console.rule("the fleet", align="left")
@@ -129,7 +141,8 @@ def demo() -> None:
     fleet = up()
     try:
         asked = ask_all(fleet)
-        time.sleep(12)  # two scrapes: the live figures of this very traffic
+        with step("wait for the cost figures of this traffic"):
+            await_figures(fleet)
         show(fleet, asked)
     finally:
         fleet.cluster.close()

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ class Fleet:
 
     def wait_ready(self, timeout: float = 240) -> None:
         """Until every policy of the example is Ready and every pool serves from pods of its own."""
+        wait_until(self.operator_leads, timeout, "the operator to lead", explain=lambda: self.cluster.kubectl("get", "pods,leases", "-n", SYSTEM, check=False))
         for condition, kind in (("WorkloadsReady", "modelpools"), ("Ready", "modelpools,routingpolicies")):
             argv = ("wait", "-n", DEMO, f"--for=condition={condition}", kind, "--all", f"--timeout={timeout:.0f}s")
             done = self.cluster.run(self.cluster.kubectl_bin, *argv, check=False, timeout=timeout + 30)
@@ -138,7 +140,17 @@ class Fleet:
         """Until the fleet stands as the example wants it: every pool on its first flavor, nothing starting or leaving, the endpoint reachable."""
         wait_until(self._settled, timeout, "the example fleet to settle", explain=lambda: self.cluster.kubectl("get", "mp,pods", "-n", DEMO, check=False))
 
+    def operator_leads(self) -> bool:
+        """True when an operator pod that exists holds the Lease and renewed it lately: statuses alone may be those of its predecessor."""
+        leases = [o for o in self.cluster.get("leases", namespace=SYSTEM)["items"] if o["metadata"]["name"] == "modelfleet-operator"]
+        pods = [p["metadata"]["name"] for p in self.cluster.get("pods", namespace=SYSTEM, selector="app.kubernetes.io/component=operator")["items"]]
+        if not leases or not any(str(leases[0]["spec"].get("holderIdentity")).startswith(f"{name}_") for name in pods):
+            return False
+        return (datetime.now(UTC) - datetime.fromisoformat(leases[0]["spec"]["renewTime"])).total_seconds() < 12
+
     def _settled(self) -> bool:
+        if not self.operator_leads():
+            return False
         for pool in self.cluster.get("modelpools", namespace=DEMO)["items"]:
             status = pool.get("status") or {}
             if status.get("observedGeneration") != pool["metadata"]["generation"]:

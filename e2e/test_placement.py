@@ -35,12 +35,17 @@ def applied(fleet: Fleet, pool: dict[str, Any]) -> Iterator[str]:
         wait_until(lambda: not fleet.cluster.get("deployments,services,pods", namespace=DEMO, selector=selector)["items"], 90, f"the children of {name} to go")
 
 
+def seen(fleet: Fleet, pool: str) -> str:
+    """The pool's status and its pods, for a failure's message."""
+    return f"{fleet.pool(pool).get('status')} {fleet.cluster.kubectl('get', 'pods', '-n', DEMO, '-o', 'wide')}"
+
+
 CPU = {"name": "cpu", "acceleratorClass": "cpu", "engine": {"resources": {"requests": {"cpu": "100m", "memory": "300Mi"}}}}
 
 
 def test_a_full_class_is_skipped_at_once_and_the_reason_names_the_devices(fleet: Fleet) -> None:
     with applied(fleet, a_pool(fleet, "second", {"name": "h100", "acceleratorClass": "nvidia-h100-80gb", "devices": 1}, CPU)) as name:
-        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 60, "the cpu flavor to serve")
+        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 150, "the cpu flavor to serve", explain=lambda: seen(fleet, name))
         h100 = fleet.flavor(name, "h100")
         assert (h100["reason"], h100["desired"]) == ("NoFreeDevice", 0)
         assert "0 of 1 devices free" in h100["message"]
@@ -53,7 +58,7 @@ def test_pods_that_do_not_schedule_give_way_after_the_pending_timeout(fleet: Fle
     with applied(fleet, a_pool(fleet, "hungry", {"name": "l4", "acceleratorClass": "nvidia-l4", "devices": 1, "engine": hungry}, CPU)) as name:
         (pod,) = wait_until(lambda: fleet.pods(name, "l4"), 30, "a pod on the first flavor")
         assert pod["status"]["phase"] == "Pending"
-        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 90, "the cpu flavor to serve")
+        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 150, "the cpu flavor to serve", explain=lambda: seen(fleet, name))
         l4 = fleet.flavor(name, "l4")
         assert l4["reason"] == "PendingTimeout"
         assert "memory" in l4["message"]
