@@ -146,7 +146,12 @@ class boss_without_devices:  # noqa: N801 reads as a phrase after `with`
         self.lab.set_devices("h100", 0)
         self.lab.set_devices("l4", 1)
         self.fleet.cluster.kubectl("-n", DEMO, "delete", "pod", "-l", "modelfleet.dev/pool=boss", "--wait=false")
-        wait_until(lambda: self.fleet.condition("modelpool", "boss", "Ready").get("reason") == "EndpointServing", 90, "the boss to be served by its endpoint")
+        wait_until(
+            lambda: self.fleet.condition("modelpool", "boss", "Ready").get("reason") == "EndpointServing",
+            90,
+            "the boss to be served by its endpoint",
+            explain=lambda: f"{self.fleet.pool('boss').get('status')} {self.fleet.cluster.kubectl('get', 'pods,nodes', '-A', '-o', 'wide', check=False)}",
+        )
 
     def __exit__(self, *_: object) -> None:
         self.lab.set_devices("h100", 1)
