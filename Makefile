@@ -34,10 +34,15 @@ demo-down: venv  ## remove the demo, and the lab with every trace of it
 
 test: check  ## everything: fast checks, real API server, real Envoy, the fleet on the lab
 	@$(BIN)/python -m e2e.lab up
-	@$(BIN)/python -m pytest -q -m "real or lab or lab_lifecycle" tests e2e --durations=15
+	@$(BIN)/python -m pytest -q -m "(real or lab or lab_lifecycle) and not faults" tests e2e --durations=15
 
 check: format lint types contracts drift  ## the fast part, under two minutes
-	@$(BIN)/python -m pytest -q -m "not real and not lab and not lab_lifecycle" tests
+	@$(BIN)/python -m pytest -q -m "not real and not lab and not lab_lifecycle and not faults" tests
+
+test-faults: venv  ## the whole fault suite: twenty seeds of kills on a real API server, then the long faults on the lab; about an hour
+	@$(BIN)/python -m pytest -q tests/faults --durations=15
+	@$(BIN)/python -m e2e.lab up
+	@$(BIN)/python -m pytest -q -m faults e2e --durations=15
 
 format: venv
 	@$(BIN)/ruff format --check -q . || { echo "run: $(BIN)/ruff format ."; exit 1; }
@@ -61,6 +66,12 @@ chart: venv  ## bring the chart's copies up to date: accelerator classes and Env
 crds: venv  ## regenerate crds/ and the CRD chart from the models
 	@$(BIN)/modelfleet crds
 
+licences: venv  ## licences of what runs in the image; fails on one that requirements/licences.toml does not allow
+	@$(BIN)/python -m tools.licences
+
+audit: venv  ## known vulnerabilities of what runs in the image (asks the advisory database: needs the internet)
+	@$(BIN)/python -m tools.audit
+
 lock:  ## regenerate the hash-locked requirements (needs uv)
 	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" pyproject.toml --group dev -o requirements/dev.txt
@@ -71,4 +82,4 @@ lab-up: venv  ## only the cluster
 lab-down: venv
 	@$(BIN)/python -m e2e.lab down
 
-.PHONY: help venv python-venv demo demo-down test check format lint types contracts drift chart crds lock lab-up lab-down
+.PHONY: help venv python-venv demo demo-down test test-faults check format lint types contracts drift chart crds licences audit lock lab-up lab-down

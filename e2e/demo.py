@@ -17,13 +17,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from e2e.cluster import Cluster, ClusterError, wait_until
-from e2e.fleet import DEMO, SYSTEM, Answer, Fleet, words
+from e2e.cluster import ROOT, Cluster, ClusterError, wait_until
+from e2e.fleet import DEMO, SYSTEM, Answer, Fleet, TeamAnswer, words
 from e2e.lab import LabError
 
 console = Console(highlight=False)
 
 LONG = "Summarise the following notes for a busy reader. " + "The quarterly report covers servers, costs, people and plans in detail. " * 40
+TEAM_QUESTION = "Which parts does modelfleet consist of, and what does each do?"
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Name three colours of the rainbow.", {}),
     ("What is the capital of France? (streamed)", {"stream": True}),
@@ -76,6 +77,18 @@ def ask_all(fleet: Fleet) -> list[tuple[str, Answer]]:
     return asked
 
 
+def document() -> str:
+    """Something long that nobody else owns: our own user pages."""
+    return "\n\n".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("architecture", "run-a-model", "route-requests", "install", "security"))
+
+
+def ask_the_team(fleet: Fleet) -> TeamAnswer:
+    """One question about a document that is longer than any model of the fleet can read at once."""
+    text = document()
+    with step(f"ask the team {DEMO}/readers about {len(text.encode()) // 4} tokens of documentation"):
+        return fleet.ask_team(text, TEAM_QUESTION)
+
+
 def await_figures(fleet: Fleet, patience: float = 60) -> None:
     """Until each pool tells what its tokens cost, which takes the operator two scrapes; the screen shows a dash for one that does not."""
     with contextlib.suppress(ClusterError):
@@ -87,7 +100,7 @@ def live_cost(fleet: Fleet, pool: str) -> str | None:
     return (fleet.pool(pool)["status"].get("cost") or {}).get("perMillionTokens", {}).get("live")
 
 
-def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
+def show(fleet: Fleet, asked: list[tuple[str, Answer]], team: TeamAnswer) -> None:
     """The one screen: pools, answers, why."""
     console.rule("the fleet", align="left")
     pools = Table("POOL", "FLAVORS", "READY", "$/HOUR", "$/1M TOKENS, LAST 10 MIN", "$/1M AT FULL LOAD", box=SIMPLE_HEAD, pad_edge=False)
@@ -112,17 +125,37 @@ def show(fleet: Fleet, asked: list[tuple[str, Answer]]) -> None:
             soft_wrap=True,
         )
         console.print(f"   {text[:100]}", style="dim", markup=False, soft_wrap=True)
+    show_team(team)
     console.rule(align="left")
     console.print("Try next:")
     export = f"export KUBECONFIG={fleet.cluster.kubeconfig}; " if fleet.cluster.lab else ""
     body = '{"model":"auto","messages":[{"role":"user","content":"Hello!"}]}'
     for command in (
-        f"{export}{fleet.cluster.kubectl_bin} get mp,rp,acc -A",
+        f"{export}{fleet.cluster.kubectl_bin} get mp,rp,at,acc -A",
         f"{export}.venv/bin/modelfleet explain pool {DEMO}/boss",
         f"curl -si {fleet.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
     ):
         console.print(f"  {command}", style="bold", markup=False, soft_wrap=True)
     console.print("[dim]make demo-down removes everything.[/]")
+
+
+def show_team(team: TeamAnswer) -> None:
+    """Who was asked how often, what the boss was spared, what it cost and what was left."""
+    spent = team.spent
+    console.rule(f"the team {team.model}", align="left")
+    console.print(TEAM_QUESTION, markup=False, soft_wrap=True)
+    roles = Table("ROLE", "CALLS", "TOKENS IN", "TOKENS OUT", "COST", box=SIMPLE_HEAD, pad_edge=False)
+    for used in spent["byRole"]:
+        cost = f"${used['cost_micro_usd'] / 1e6:.6f}"
+        roles.add_row(used["role"], str(used["calls"]), str(used["prompt_tokens"]), str(used["completion_tokens"]), cost)
+    console.print(roles)
+    left = "" if spent["budget_left_micro_usd"] is None else f"; ${spent['budget_left_micro_usd'] / 1e6:.6f} of its budget left"
+    console.print(
+        f"[bold]{spent['state']}[/]/{spent['stopReason']}: the boss read {team.role('boss')['prompt_tokens']} tokens of a document of about "
+        f"{team.document_tokens}; [yellow]${spent['cost_micro_usd'] / 1e6:.6f}[/]{left}",
+        soft_wrap=True,
+    )
+    console.print(f"   {' '.join(team.text.split())[:300]}", style="dim", markup=False, soft_wrap=True)
 
 
 def down() -> None:
@@ -141,9 +174,10 @@ def demo() -> None:
     fleet = up()
     try:
         asked = ask_all(fleet)
+        team = ask_the_team(fleet)
         with step("wait for the cost figures of this traffic"):
             await_figures(fleet)
-        show(fleet, asked)
+        show(fleet, asked, team)
     finally:
         fleet.cluster.close()
 

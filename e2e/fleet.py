@@ -25,7 +25,7 @@ from e2e.cluster import ROOT, Cluster, ClusterError, wait_until
 SYSTEM = "modelfleet-system"
 DEMO = "demo"
 PUBLIC_MODEL = "hf://bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M"
-EXAMPLE = ROOT / "policies" / "examples" / "fleet"
+EXAMPLE = ROOT / "policies" / "examples" / "fleet" / "base"
 OURS = "modelfleet.dev/demo"
 """Label of the namespaces that the demo made."""
 
@@ -43,6 +43,20 @@ class Answer:
     input_tokens: int
     output_tokens: int
     cost_micro_usd: float | None
+
+
+@dataclass(frozen=True)
+class TeamAnswer:
+    """One answer of an AgentTeam. ``spent`` is the response's own account of the run (its ``modelfleet`` block); ``document_tokens`` at four bytes each."""
+
+    text: str
+    model: str
+    document_tokens: int
+    spent: dict[str, Any]
+
+    def role(self, name: str) -> dict[str, int]:
+        """Calls, tokens and cost of one role; zeros for a role that was not asked."""
+        return next((r for r in self.spent["byRole"] if r["role"] == name), {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_micro_usd": 0})
 
 
 class Fleet:
@@ -129,11 +143,11 @@ class Fleet:
     def wait_ready(self, timeout: float = 240) -> None:
         """Until every policy of the example is Ready and every pool serves from pods of its own."""
         wait_until(self.operator_leads, timeout, "the operator to lead", explain=lambda: self.cluster.kubectl("get", "pods,leases", "-n", SYSTEM, check=False))
-        for condition, kind in (("WorkloadsReady", "modelpools"), ("Ready", "modelpools,routingpolicies")):
+        for condition, kind in (("WorkloadsReady", "modelpools"), ("Ready", "modelpools,routingpolicies,agentteams")):
             argv = ("wait", "-n", DEMO, f"--for=condition={condition}", kind, "--all", f"--timeout={timeout:.0f}s")
             done = self.cluster.run(self.cluster.kubectl_bin, *argv, check=False, timeout=timeout + 30)
             if done.returncode != 0:
-                seen = self.cluster.kubectl("get", "mp,rp,pods", "-n", DEMO, check=False)
+                seen = self.cluster.kubectl("get", "mp,rp,at,pods", "-n", DEMO, check=False)
                 raise ClusterError(f"the example fleet is not {condition} after {timeout:.0f} s:\n{done.stderr}\n{seen}")
 
     def settle(self, timeout: float = 240) -> None:
@@ -224,6 +238,15 @@ class Fleet:
                 raise ClusterError("the stream ended without a finish_reason: it was cut")
             return self._answer("".join(text), served, raw.headers, usage)
 
+    def ask_team(self, document: str, question: str, *, team: str = f"{DEMO}/readers", timeout: float = 240, **options: Any) -> TeamAnswer:
+        """Ask a team through the gateway with the official OpenAI client: the document first, the question last."""
+        client = OpenAI(base_url=f"{self.gateway}/v1", api_key="unused", max_retries=0, timeout=timeout)
+        messages: Any = [{"role": "user", "content": document}, {"role": "user", "content": question}]
+        with client:
+            body = client.chat.completions.create(model=team, messages=messages, **options)
+        text = (body.choices[0].message.content or "").strip()
+        return TeamAnswer(text, body.model, len(document.encode()) // 4, (body.model_extra or {})["modelfleet"])
+
     def _answer(self, text: str, model: str, headers: Any, usage: Any) -> Answer:
         namespace, pool, flavor = headers["x-modelfleet-served"].split("/")
         decision = dict(part.split("=", 1) for part in headers["x-modelfleet-decision"].split(";") if "=" in part)
@@ -301,6 +324,8 @@ WHY = {
     "Weighted": "rule {rule} draws by weight; this session drew {chain}",
     "DefaultChain": "no rule matches; the default chain is {chain}",
     "BodyCut": "the body was too long to read whole; the default chain is {chain}",
+    "Compiled": "nothing in the content could matter, so Envoy decided alone by rule {rule}; the chain is {chain}",
+    "Team": "a team of agents answered",
     "DeciderLost": "the decider was away: Envoy's own static chain served",
 }
 

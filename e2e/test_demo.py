@@ -19,6 +19,8 @@ def test_the_demo_tells_who_answered_on_what_for_how_much_and_why(fleet: Fleet) 
     screen = done.stdout[done.stdout.index("the fleet") :]
     for line in (f"{DEMO}/small", f"{DEMO}/boss", "h100:1", "l4:1", "tokens in", "rule short matches", "rule canary draws by weight", "Try next:"):
         assert line in screen
+    assert f"the team {DEMO}/readers" in screen
+    assert "the boss read" in screen
     answers = [line for line in screen.splitlines() if "tokens in" in line]
     assert len(answers) == 5
     assert all("$0.00" in line for line in answers)

@@ -84,7 +84,7 @@ def _envoy(quiet: bool) -> Image:
 def _modelfleet(quiet: bool) -> Image:
     lock = CHECKOUT / "requirements" / "runtime.txt"
     package = sorted(p for p in (CHECKOUT / "operator").rglob("*") if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".pyc")
-    files = [lock, *(CHECKOUT / n for n in ("pyproject.toml", "README.md", "LICENSE")), *package]
+    files = [lock, *(CHECKOUT / n for n in ("pyproject.toml", "README.md", "LICENSE", "NOTICE")), *package]
 
     def fill(context: Path) -> None:
         for file in files:

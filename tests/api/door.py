@@ -44,7 +44,87 @@ POLICY: dict[str, Any] = {
         "rules": [{"name": "short", "match": {"inputTokens": {"max": 500}}, "candidates": ["small", "boss"]}],
     },
 }
-BASES = {"ModelPool": POOL, "AcceleratorClass": CLASS, "RoutingPolicy": POLICY}
+TEAM: dict[str, Any] = {
+    "apiVersion": API_VERSION,
+    "kind": "AgentTeam",
+    "metadata": {"name": "readers", "namespace": "default"},
+    "spec": {
+        "description": "Reads long contracts and answers questions",
+        "roles": [
+            {
+                "name": "boss",
+                "modelFrom": {"routingPolicyRef": {"name": "assistant"}},
+                "instructions": "Answer from the findings only. Cite the clause.",
+                "sampling": {"temperature": "0.2", "topP": "1", "maxTokens": 1200},
+            },
+            {
+                "name": "reader",
+                "modelFrom": {"modelPoolRef": {"name": "small"}},
+                "sampling": {"temperature": "0", "maxTokens": 200},
+                "maxConcurrent": 64,
+                "outputSchema": {
+                    "type": "object",
+                    "required": ["relevant", "finding"],
+                    "properties": {"relevant": {"type": "boolean"}, "finding": {"type": "string", "maxLength": 600}},
+                },
+            },
+        ],
+        "strategy": {
+            "mapReduce": {
+                "plan": {"role": "boss", "maxTasks": 2},
+                "split": {"by": "Chunk", "tokens": 800, "overlap": 80, "maxItems": 200},
+                "map": {"role": "reader", "dropWhen": {"field": "relevant", "oneOf": ["false"]}},
+                "reduce": {"role": "boss", "fanIn": 32},
+                "minSuccessful": "80%",
+                "onBranchFailure": "Continue",
+            },
+        },
+        "budget": {"perRun": {"cost": "0.50", "wallClock": "120s", "tokens": 600000, "modelCalls": 600}},
+    },
+}
+"""A mapReduce, as in the documentation."""
+CHAIN: dict[str, Any] = {
+    "apiVersion": API_VERSION,
+    "kind": "AgentTeam",
+    "metadata": {"name": "writers", "namespace": "default"},
+    "spec": {
+        "roles": [
+            {
+                "name": "clerk",
+                "modelFrom": {"modelPoolRef": {"name": "small"}},
+                "sampling": {"maxTokens": 20},
+                "outputSchema": {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": ["simple", "hard"]}}},
+            },
+            {"name": "writer", "modelFrom": {"modelPoolRef": {"name": "boss"}}, "sampling": {"maxTokens": 800}, "retries": {"max": 1}},
+            {
+                "name": "critic",
+                "modelFrom": {"modelPoolRef": {"name": "small"}},
+                "sampling": {"maxTokens": 100},
+                "outputSchema": {
+                    "type": "object",
+                    "required": ["accept", "remarks"],
+                    "properties": {"accept": {"type": "boolean"}, "remarks": {"type": "string"}},
+                },
+            },
+        ],
+        "strategy": {
+            "chain": {
+                "steps": [
+                    {"name": "triage", "role": "clerk"},
+                    {"name": "outline", "role": "writer", "when": {"step": "triage", "field": "kind", "oneOf": ["hard"]}, "onFailure": "Skip"},
+                    {"name": "draft", "role": "writer", "input": "${input}\n\n${steps.outline.output}"},
+                    {"name": "review", "role": "critic", "input": "${input}\n\n${steps.draft.output}"},
+                    {"name": "final", "role": "writer", "input": "${steps.draft.output}\n\n${steps.review.output.remarks}"},
+                ],
+                "repeat": {"from": "draft", "to": "review", "until": {"step": "review", "field": "accept", "oneOf": ["true"]}, "maxIterations": 2},
+            },
+        },
+        "budget": {"perRun": {"tokens": 20000, "wallClock": "5m"}, "onExhausted": "Fail"},
+        "journal": {"content": "None"},
+    },
+}
+"""A chain, as in the documentation."""
+BASES = {"ModelPool": POOL, "AcceleratorClass": CLASS, "RoutingPolicy": POLICY, "AgentTeam": TEAM}
 
 
 def but(base: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.api.door import BASES, CLASS, POLICY, POOL, Door, but
+from tests.api.door import BASES, CHAIN, CLASS, POLICY, POOL, TEAM, Door, but
 
 from modelfleet.api.v1alpha1 import KINDS
 from modelfleet.api.v1alpha1.common import Cel
@@ -46,6 +46,17 @@ def toleration(**fields: str) -> dict[str, Any]:
 
 def rule(**fields: Any) -> dict[str, Any]:
     return but(POLICY, spec__rules=[{"name": "short", **fields}])
+
+
+MAP_REDUCE = TEAM["spec"]["strategy"]["mapReduce"]
+
+
+def map_reduce(**changes: Any) -> dict[str, Any]:
+    return but(TEAM, **{f"spec__strategy__mapReduce__{path}": value for path, value in changes.items()})
+
+
+def per_run(**fields: Any) -> dict[str, Any]:
+    return but(TEAM, spec__budget__perRun=fields)
 
 
 CASES = (
@@ -228,6 +239,100 @@ CASES = (
         but(POLICY, spec__rules=None),
         but(POLICY, spec__entrypoints=[{"name": "auto", "rule": "shorter"}]),
     ),
+    Case(
+        "ModelFrom",
+        "modelFrom: exactly one of modelPoolRef and routingPolicyRef",
+        but(TEAM, spec__roles__0__modelFrom={"modelPoolRef": {"name": "boss"}}),
+        but(TEAM, spec__roles__0__modelFrom={"modelPoolRef": {"name": "boss"}, "routingPolicyRef": {"name": "assistant"}}),
+    ),
+    Case(
+        "ModelFrom",
+        "modelFrom: exactly one of modelPoolRef and routingPolicyRef",
+        TEAM,
+        but(TEAM, spec__roles__0__modelFrom={}),
+    ),
+    Case(
+        "Strategy",
+        "strategy: exactly one of chain and mapReduce",
+        TEAM,
+        but(CHAIN, spec__roles=[*CHAIN["spec"]["roles"], *TEAM["spec"]["roles"]], spec__strategy__mapReduce=MAP_REDUCE),
+    ),
+    Case("Strategy", "strategy: exactly one of chain and mapReduce", CHAIN, but(CHAIN, spec__strategy={})),
+    Case(
+        "Split",
+        "split: Chunk needs tokens, and overlap at most half of them",
+        map_reduce(split={"tokens": 100, "overlap": 50}),
+        map_reduce(split={"tokens": 100, "overlap": 51}),
+    ),
+    Case(
+        "Split",
+        "split: Chunk needs tokens, and overlap at most half of them",
+        map_reduce(split={"by": "Lines"}),
+        map_reduce(split={"by": "Chunk"}),
+    ),
+    Case(
+        "MapReduce",
+        "mapReduce: onBranchFailure Escalate needs escalateTo",
+        map_reduce(onBranchFailure="Escalate", escalateTo="boss"),
+        map_reduce(onBranchFailure="Escalate"),
+    ),
+    Case(
+        "MapReduce",
+        "mapReduce: exactly one of reduce and reducer",
+        map_reduce(reduce=None, reducer="Concat"),
+        map_reduce(reducer="Concat"),
+    ),
+    Case("MapReduce", "mapReduce: exactly one of reduce and reducer", TEAM, map_reduce(reduce=None)),
+    Case("PerRun", "budget.perRun: cost or tokens is required", per_run(cost="0.50", wallClock="120s"), per_run(wallClock="120s")),
+    Case("PerRun", "budget.perRun: cost or tokens is required", per_run(tokens=1000, wallClock="120s"), per_run(wallClock="120s", modelCalls=3)),
+    Case("PerRun", "budget.perRun.wallClock: between 1s and 4h", per_run(cost="0.50", wallClock="4h"), per_run(cost="0.50", wallClock="24h")),
+    Case(
+        "PerRun",
+        "budget.perRun.wallClock: between 1s and 4h",
+        but(CHAIN, spec__budget__perRun__wallClock="1s", **{f"spec__roles__{n}__timeout": "1s" for n in range(3)}),
+        but(CHAIN, spec__budget__perRun__wallClock="999ms", **{f"spec__roles__{n}__timeout": "1ms" for n in range(3)}),
+    ),
+    Case(
+        "Expose", "expose: at least one door; openai is the one there is", but(TEAM, spec__expose={"openai": True}), but(TEAM, spec__expose={"openai": False})
+    ),
+    Case(
+        "AgentTeamSpec",
+        "strategy.chain: a step names a role that is not in roles",
+        CHAIN,
+        but(CHAIN, spec__strategy__chain__steps__2__role="writr"),
+    ),
+    Case("AgentTeamSpec", "strategy.mapReduce.map names a role that is not in roles", map_reduce(map={"role": "boss"}), map_reduce(map={"role": "readr"})),
+    Case(
+        "AgentTeamSpec",
+        "strategy.mapReduce.plan names a role that is not in roles",
+        map_reduce(plan={"role": "reader"}),
+        map_reduce(plan={"role": "bos"}),
+    ),
+    Case(
+        "AgentTeamSpec",
+        "strategy.mapReduce.reduce names a role that is not in roles",
+        map_reduce(reduce={"role": "reader"}),
+        map_reduce(reduce={"role": "bos"}),
+    ),
+    Case(
+        "AgentTeamSpec",
+        "strategy.mapReduce.escalateTo names a role that is not in roles",
+        map_reduce(escalateTo="boss"),
+        map_reduce(escalateTo="bos"),
+    ),
+    Case(
+        "AgentTeamSpec",
+        "roles: a timeout exceeds budget.perRun.wallClock",
+        but(TEAM, spec__roles__0__timeout="120s"),
+        but(TEAM, spec__roles__1__timeout="300s"),
+    ),
+    Case(
+        "AgentTeam",
+        "metadata.name: a DNS label of at most 63 characters",
+        but(TEAM, metadata__name="t" * 63),
+        but(TEAM, metadata__name="t" * 64),
+    ),
+    Case("AgentTeam", "metadata.name: a DNS label of at most 63 characters", but(TEAM, metadata__name="review"), but(TEAM, metadata__name="review.v2")),
 )
 IMMUTABLE = "model.name is immutable: clients know the pool by it; make a new pool"
 
@@ -266,7 +371,7 @@ def test_every_rule_is_tried_here_and_nothing_else_is() -> None:
     assert {(case.model, case.message) for case in CASES} | {("ModelPoolSpec", IMMUTABLE)} == set(written)
 
 
-@pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
+@pytest.mark.parametrize("base", [*BASES.values(), CHAIN], ids=[*BASES.keys(), "AgentTeam, a chain"])
 def test_the_objects_that_the_cases_change_are_accepted(door: Door, base: dict[str, Any]) -> None:
     assert door.create(base)[0] == 201
 

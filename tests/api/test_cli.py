@@ -20,7 +20,7 @@ def test_drift_is_named_and_exits_1_and_a_second_run_writes_nothing(tmp_path: Pa
     assert main(["crds", *where, "--check"]) == 1
     assert "crds/modelfleet.dev_modelpools.yaml differs from the models" in capsys.readouterr().err
     assert main(["crds", *where]) == 0
-    assert len(list(tmp_path.rglob("*.yaml"))) == 6
+    assert len(list(tmp_path.rglob("*.yaml"))) == 8
     assert main(["crds", *where, "--check"]) == 0
     capsys.readouterr()
     assert main(["crds", *where]) == 0
@@ -56,7 +56,7 @@ def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Examples:" in capsys.readouterr().out
 
 
-COMMANDS = ("crds", "operator", "router", "version", "top", "plan", "explain", "explain pool", "explain request")
+COMMANDS = ("crds", "operator", "router", "teams", "version", "top", "plan", "estimate", "explain", "explain pool", "explain request")
 
 
 def test_the_list_of_commands_is_complete() -> None:
@@ -70,7 +70,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     assert f"modelfleet {command}" in " ".join(capsys.readouterr().out.split("Example", 1)[1].split())
 
 
-@pytest.mark.parametrize("command", ["top", "plan", "explain pool", "explain request"])
+@pytest.mark.parametrize("command", ["top", "plan", "estimate", "explain pool", "explain request"])
 def test_what_prints_a_table_prints_json_too(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert "--json" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field
 
 from modelfleet.api.crdgen import crd, render_files
-from modelfleet.api.v1alpha1 import KINDS, ModelPool
+from modelfleet.api.v1alpha1 import KINDS, AgentTeam, ModelPool
 from modelfleet.api.v1alpha1.common import Kind, MapKey, SpecModel, StatusModel
 from modelfleet.errors import Bug
 
@@ -52,7 +52,15 @@ def test_the_chart_has_the_version_of_the_package() -> None:
 
 def test_scale_belongs_to_pools_alone() -> None:
     scaled = {kind.KIND: crd(kind)["spec"]["versions"][0]["subresources"].get("scale") for kind in KINDS}
-    assert scaled == {"AcceleratorClass": None, "ModelPool": ModelPool.SCALE, "RoutingPolicy": None}
+    assert scaled == {"AcceleratorClass": None, "AgentTeam": None, "ModelPool": ModelPool.SCALE, "RoutingPolicy": None}
+
+
+def test_an_object_of_anything_keeps_what_it_holds_and_every_other_object_is_pruned() -> None:
+    schema = crd(AgentTeam)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    free = schema["properties"]["spec"]["properties"]["roles"]["items"]["properties"]["outputSchema"]
+    assert free.pop("description")
+    assert free == {"type": "object", "maxProperties": 16, "x-kubernetes-preserve-unknown-fields": True}
+    assert str(schema).count("preserve-unknown-fields") == 1
 
 
 class Inner(SpecModel):

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.api.door import BASES, CLASS, POLICY, POOL, Door, but, kind_of
+from tests.api.door import BASES, CHAIN, CLASS, POLICY, POOL, TEAM, Door, but, kind_of
 from tests.support.apiserver import ApiServer
 
 from modelfleet.api.parse import parse
-from modelfleet.api.v1alpha1 import KINDS, AcceleratorClass, Kind, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import KINDS, AcceleratorClass, AgentTeam, Kind, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.acceleratorclass import AcceleratorClassStatus, DeviceCounts
+from modelfleet.api.v1alpha1.agentteam import AgentTeamStatus, Bounds, RoleStatus, WorstPrice
 from modelfleet.api.v1alpha1.common import Condition
 from modelfleet.api.v1alpha1.modelpool import Cost, FlavorPrice, FlavorStatus, LastDecision, ModelPoolStatus, PerMillionTokens, Reason
 from modelfleet.api.v1alpha1.routingpolicy import GatewayStatus, RoutingPolicyStatus
@@ -45,6 +46,21 @@ STATUSES: dict[str, Any] = {
         acknowledged="1/2",
         conditions=[READY],
         gateways=[GatewayStatus(name="gw-0", generation=1, version="5f1c9a", acknowledged_at=NOW), GatewayStatus(name="gw-1", rejected="no such cluster")],
+    ),
+    "AgentTeam": AgentTeamStatus(
+        observed_generation=1,
+        revision="r-5f0c2e91ab",
+        strategy="mapReduce",
+        model_names=["default/readers", "readers"],
+        roles=[
+            RoleStatus(
+                name="boss", target="policy:default/assistant", ready=True, candidates=2, worst_price=WorstPrice(input_per_million="3", output_per_million="15")
+            ),
+            RoleStatus(name="reader", target="pool:default/small"),
+        ],
+        bounds=Bounds(max_model_calls=415, worst_cost="1.142", minimum_cost="0.116"),
+        conditions=[READY],
+        gateways=[GatewayStatus(name="gw-0", generation=1, version="5f1c9a", acknowledged_at=NOW)],
     ),
 }
 
@@ -105,16 +121,54 @@ def test_defaults_appear_where_users_see_them(door: Door) -> None:
     assert policy["candidates"][0]["capabilities"] == {"tools": True, "json": True, "vision": False}
     assert policy["rules"] == [{"name": "all", "match": {"tools": "Any"}}]
     assert door.create(CLASS)[1]["spec"]["price"]["currency"] == "USD"
+    chain = door.create(but(CHAIN, spec__journal=None))[1]["spec"]
+    retry_on = ["Timeout", "RateLimited", "ServerError", "InvalidOutput"]
+    assert chain["roles"][1]["retries"] == {"max": 1, "backoff": "500ms", "retryOn": retry_on}
+    assert chain["roles"][0] == {
+        **CHAIN["spec"]["roles"][0],
+        "instructions": "",
+        "timeout": "60s",
+        "maxConcurrent": 4,
+        "retries": {"max": 2, "backoff": "500ms", "retryOn": retry_on},
+    }
+    assert chain["strategy"]["chain"]["steps"][0] == {"name": "triage", "role": "clerk", "input": "${input}", "onFailure": "Fail"}
+    assert chain["budget"] == {"perRun": {"tokens": 20000, "wallClock": "5m", "modelCalls": 1000}, "onExhausted": "Fail"}
+    assert {name: chain[name] for name in ("description", "suspend", "limits", "expose", "journal")} == {
+        "description": "",
+        "suspend": False,
+        "limits": {"maxRuns": 50, "queue": 200},
+        "expose": {"openai": True},
+        "journal": {"content": "Full", "ttl": "72h"},
+    }
+    reading = door.create(but(TEAM, spec__strategy__mapReduce={"split": {"by": "Lines"}, "map": {"role": "reader"}, "reduce": {"role": "boss"}}))[1]["spec"]
+    assert reading["strategy"]["mapReduce"] == {
+        "split": {"by": "Lines", "overlap": 0, "maxItems": 200},
+        "map": {"role": "reader"},
+        "reduce": {"role": "boss", "fanIn": 32},
+        "minSuccessful": "100%",
+        "onBranchFailure": "Continue",
+    }
+
+
+def test_the_schema_of_an_answer_is_kept_as_it_was_written(door: Door) -> None:
+    odd = {"type": "object", "x-anything": [1, {"a": None}], "properties": {"n": {"type": "number", "minimum": 0.5}}}
+    code, body = door.create(but(TEAM, spec__roles__1__outputSchema=odd))
+    assert code == 201, body
+    assert body["spec"]["roles"][1]["outputSchema"] == odd
+    read = parse(AgentTeam, body)
+    assert isinstance(read, AgentTeam)
+    assert read.spec.roles[1].output_schema == odd
 
 
 def test_columns_show_one_scalar_each(apiserver_with_crds: ApiServer, stored: dict[str, Any]) -> None:
     kind = kind_of(stored["kind"])
     header, row, *_ = apiserver_with_crds.kubectl("get", kind.PLURAL, "kinds", check=True).stdout.splitlines()
-    assert header.split() == ["NAME", *(column.name.upper() for column in kind.COLUMNS)]
+    assert header.split() == ["NAME", *(column.name.upper() for column in kind.COLUMNS if not column.priority)]
     shown = {
         "ModelPool": "boss 2/2 h100:1 burst 2500 13.76 0.83 Preferred",
         "AcceleratorClass": "NVIDIA H100-SXM-80GB 12 8 6.88 True",
         "RoutingPolicy": "True auto 1/2",
+        "AgentTeam": "mapReduce True 1.142",
     }
     assert " ".join(row.split()[1:-1]) == shown[kind.KIND]
 
@@ -142,4 +196,4 @@ def test_scale_moves_replicas_within_the_bounds_and_is_refused_beyond(apiserver_
 
 
 def test_kinds_are_what_the_group_serves() -> None:
-    assert set(KINDS) == {AcceleratorClass, ModelPool, RoutingPolicy}
+    assert set(KINDS) == {AcceleratorClass, AgentTeam, ModelPool, RoutingPolicy}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given, strategies as st
-from tests.api.door import BASES, POLICY, POOL, but
+from tests.api.door import BASES, CHAIN, POLICY, POOL, TEAM, but
 
 from modelfleet.api.parse import InvalidObject, parse
-from modelfleet.api.v1alpha1 import KINDS, Kind, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import KINDS, AgentTeam, Kind, ModelPool, RoutingPolicy
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())) | st.just(10**400)
 json = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12)
@@ -22,10 +22,11 @@ def paths(node: Any) -> list[tuple[str | int, ...]]:
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> tuple[type[Kind], Any]:
-    """An object that was good until something was put in the place of one of its parts."""
-    kind = draw(st.sampled_from(KINDS))
-    obj = copy.deepcopy(but(BASES[kind.KIND], status__conditions=[{"type": "Ready"}]))
+def damaged(draw: st.DrawFn, *kinds: type[Kind]) -> tuple[type[Kind], Any]:
+    """An object of one of the kinds (none given: any) that was good until something was put in the place of one of its parts."""
+    kind = draw(st.sampled_from(kinds or KINDS))
+    base = draw(st.sampled_from([TEAM, CHAIN])) if kind is AgentTeam else BASES[kind.KIND]
+    obj = copy.deepcopy(but(base, status__conditions=[{"type": "Ready"}]))
     path = draw(st.sampled_from(paths(obj)))
     if not path:
         return kind, draw(json)
@@ -80,6 +81,14 @@ def test_depth_does_not_end_the_process() -> None:
         (ModelPool, but(POOL, spec__engine__resources={"requests": {"nvidia.com/gpu": "1"}}), "spec.engine.resources.requests.nvidia.com/gpu: "),
         (RoutingPolicy, but(POLICY, spec__rules__0__match__tools="Some"), "spec.rules[0].match.tools: input should be 'Any', 'Present' or 'Absent'"),
         (RoutingPolicy, [], "object: "),
+        (AgentTeam, but(TEAM, spec__roles__1__outputSchema=[]), "spec.roles[1].outputSchema: must be an object"),
+        (AgentTeam, but(TEAM, spec__strategy="teamwork"), "spec.strategy: must be an object"),
+        (
+            AgentTeam,
+            but(TEAM, spec__strategy__mapReduce__split__by="Page"),
+            "spec.strategy.mapReduce.split.by: input should be 'Chunk', 'JsonArray' or 'Lines'",
+        ),
+        (AgentTeam, but(CHAIN, spec__strategy__chain__repeat__from=None), "spec.strategy.chain.repeat.from: required, but absent"),
     ],
 )
 def test_errors_name_their_path(kind: type[Kind], raw: object, error: str) -> None:
@@ -107,3 +116,11 @@ def test_a_status_that_does_not_parse_is_dropped_and_does_not_stall_the_object()
     read = parse(ModelPool, {**POOL, "status": {"flavors": "nonsense", "replicas": 2}})
     assert isinstance(read, ModelPool)
     assert read.status.replicas == 0
+
+
+def test_what_a_key_smuggles_into_a_path_is_shown_and_does_not_act() -> None:
+    resources = {"requests": {"cpu\n2026-01-01 forged line": "1", "\u202edlrow": "1"}}
+    found = parse(ModelPool, but(BASES["ModelPool"], spec__engine__resources=resources))
+    assert isinstance(found, InvalidObject)
+    assert all(error.isprintable() for error in found.errors)
+    assert any("requests.cpu\\n2026-01-01 forged line: " in error for error in found.errors)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.api.door import BASES, CLASS, POLICY, POOL, Door, but, kind_of
+from tests.api.door import BASES, CHAIN, CLASS, POLICY, POOL, TEAM, Door, but, kind_of
 
 from modelfleet.api.crdgen import crd
 from modelfleet.api.parse import InvalidObject, parse
@@ -49,9 +49,23 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("no default", but(POLICY, spec__default=None), "spec.default: Required value"),
     ("two entrypoints of one name", but(POLICY, spec__entrypoints=[{"name": "auto"}, {"name": "auto"}]), "Duplicate value"),
     ("a weight above 100", but(POLICY, spec__rules=[{"name": "r", "weights": [{"candidate": "boss", "percent": 101}]}]), "percent"),
+    ("a role without a limit on its tokens", but(TEAM, spec__roles__0__sampling={"temperature": "0"}), "spec.roles[0].sampling.maxTokens: Required value"),
+    ("a temperature as a number", but(TEAM, spec__roles__0__sampling__temperature=0.2), "must be of type string"),
+    ("a temperature of three", but(TEAM, spec__roles__0__sampling__temperature="3"), "spec.roles[0].sampling.temperature"),
+    ("two roles of one name", but(TEAM, spec__roles=[TEAM["spec"]["roles"][0]] * 2), "Duplicate value"),
+    ("no role", but(TEAM, spec__roles=[]), "should have at least 1 items"),
+    ("two steps of one name", but(CHAIN, spec__strategy__chain__steps__1__name="triage"), "Duplicate value"),
+    ("seventeen steps", but(CHAIN, spec__strategy__chain__steps=[{"name": f"s{n}", "role": "writer"} for n in range(17)]), "must have at most 16 items"),
+    ("eleven iterations", but(CHAIN, spec__strategy__chain__repeat__maxIterations=11), "repeat.maxIterations"),
+    ("a part of more than a million tokens", but(TEAM, spec__strategy__mapReduce__split__tokens=1_000_001), "split.tokens"),
+    ("a tree of one", but(TEAM, spec__strategy__mapReduce__reduce__fanIn=1), "reduce.fanIn"),
+    ("more than all parts", but(TEAM, spec__strategy__mapReduce__minSuccessful="101%"), "minSuccessful"),
+    ("a schema that is text", but(TEAM, spec__roles__1__outputSchema="{}"), "spec.roles[1].outputSchema"),
+    ("no budget", but(TEAM, spec__budget=None), "spec.budget: Required value"),
+    ("a budget of more than six decimals", but(TEAM, spec__budget__perRun__cost="0.0000001"), "spec.budget.perRun.cost"),
     ("six attempts", but(POLICY, spec__fallback={"maxAttempts": 6}), "spec.fallback.maxAttempts"),
 )
-UNIQUE_BY_SERVER_ONLY = {"two flavors of one name", "two entrypoints of one name"}
+UNIQUE_BY_SERVER_ONLY = {"two flavors of one name", "two entrypoints of one name", "two roles of one name", "two steps of one name"}
 
 
 @pytest.mark.parametrize(("obj", "told"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
@@ -81,13 +95,14 @@ def test_everything_a_user_writes_has_a_maximum(kind: type[Kind]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.KIND)
-def test_a_parent_of_defaults_has_a_complete_default_and_a_status_has_none(kind: type[Kind]) -> None:
+def test_a_parent_of_defaults_has_a_complete_default_and_a_status_says_that_nobody_looked(kind: type[Kind]) -> None:
     properties = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     for path, node in walk(properties["spec"], "spec"):
         if isinstance(node.get("default"), dict):
             inner = {name: child["default"] for name, child in node["properties"].items() if "default" in child}
             assert inner.items() <= node["default"].items(), path
-    assert [path for path, node in walk(properties["status"], "status") if "default" in node] == []
+    told = {path: node["default"] for path, node in walk(properties["status"], "status") if "default" in node}
+    assert told == {"status": {"observedGeneration": -1}, "status.observedGeneration": -1}
 
 
 def walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:

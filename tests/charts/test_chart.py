@@ -35,6 +35,9 @@ OVERRIDES: dict[str, Any] = {
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "tolerations": [{"key": "x", "operator": "Exists"}],
     },
+    "teams": {"journal": {"persistence": {"enabled": True, "size": "5Gi", "storageClass": "fast"}}, "gatewayURL": "http://[fd00::1]:80"},
+    "grants": {"existingSecret": "my-keys"},
+    "networkPolicies": {"modelNamespaces": ["apps"], "modelServers": {"from": [{"podSelector": {}}], "egress": []}, "monitoring": []},
     "accelerators": {"exclude": ["nvidia-k80"], "prices": {"nvidia-l4": "0.45"}},
     "imagePullSecrets": [{"name": "pull"}],
 }
@@ -86,7 +89,7 @@ def test_everything_is_accepted_by_the_api_server_in_a_restricted_namespace(apis
     assert done.returncode == 0, done.stderr
     assert "would violate" not in done.stderr
     assert "nknown field" not in done.stderr
-    for deployment in ("modelfleet-operator", "modelfleet-gateway"):  # Deployments are only warned about; pods are refused
+    for deployment in ("modelfleet-operator", "modelfleet-gateway", "modelfleet-teams"):  # Deployments are only warned about; pods are refused
         template = pod_template(rendered, deployment)
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], "name": "probe", "namespace": namespace}, "spec": template["spec"]}
         refused = apiserver_with_crds.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(pod))
@@ -109,6 +112,17 @@ def test_everything_is_accepted_by_the_api_server_in_a_restricted_namespace(apis
         ({"endpoints": {"allow": "10.0.0.0/8"}}, "allow"),
         ({"endpoints": {"allows": []}}, "allows"),
         ({"gateway": {"service": {"type": "ExternalName"}}}, "type"),
+        ({"teams": {"replicas": 2}}, "replicas"),
+        ({"teams": {"gatewayURL": "gateway"}}, "gatewayURL"),
+        ({"teams": {"gatewayURL": "http://x/v1"}}, "gatewayURL"),
+        ({"teams": {"journal": {"persistence": {"size": "big"}}}}, "size"),
+        ({"grants": {"existingSecret": "My_Keys"}}, "existingSecret"),
+        ({"grants": {"keys": ["x"]}}, "keys"),
+        ({"networkPolicies": {"clients": []}}, "clients"),
+        ({"networkPolicies": {"clients": [{"podselector": {}}]}}, "podselector"),
+        ({"networkPolicies": {"monitoring": [{}]}}, "monitoring"),
+        ({"networkPolicies": {"apiServer": {"cidrs": ["10.0.0.1"]}}}, "cidrs"),
+        ({"networkPolicies": {"modelNamespaces": ["Apps"]}}, "modelNamespaces"),
         ({"accelerators": {"prices": {"nvidia-l4": 0.45}}}, "prices"),
         ({"accelerators": {"prices": {"nvidia-l4": "cheap"}}}, "prices"),
     ],
@@ -198,6 +212,7 @@ def test_every_verb_has_a_reason_and_every_reason_a_verb() -> None:
         "operator (Role in its own namespace)": pick(rendered, "Role", "modelfleet-operator"),
         "gateway (ClusterRole)": pick(rendered, "ClusterRole", "modelfleet-gateway"),
         "secret-reader (ClusterRole, bound by the owner of a namespace)": pick(rendered, "ClusterRole", "modelfleet-secret-reader"),
+        "teams (ClusterRole)": pick(rendered, "ClusterRole", "modelfleet-teams"),
         "gateway-secrets (Role in each namespace of gateway.secretNamespaces)": pick(rendered, "Role", "modelfleet-gateway-secrets"),
     }
     assert sorted(o["metadata"]["name"] for o in rendered if o["kind"] in ("Role", "ClusterRole")) == sorted(r["metadata"]["name"] for r in roles.values())
@@ -248,6 +263,10 @@ def test_install_grants_what_is_needed_and_no_more(installed: ApiServer) -> None
     assert may("gateway", "watch", "secrets", "-n", "apps")
     assert not may("gateway", "list", "secrets", "-n", "elsewhere")
     assert not may("gateway", "list", "secrets", "-n", NAMESPACE)
+    assert may("teams", "patch", "agentteams.modelfleet.dev", "--subresource=status", everywhere)
+    assert not may("teams", "patch", "agentteams.modelfleet.dev", everywhere)
+    assert not may("teams", "list", "secrets", "-n", NAMESPACE)
+    assert not may("teams", "list", "pods", everywhere)
     assert may("gateway", "patch", "routingpolicies.modelfleet.dev", "--subresource=status", everywhere)
     assert not may("gateway", "patch", "modelpools.modelfleet.dev", "--subresource=status", everywhere)
     assert not may("gateway", "list", "pods", everywhere)
@@ -258,5 +277,7 @@ def test_upgrade_changes_prices_and_uninstall_leaves_nothing(installed: ApiServe
     install(installed, {"accelerators": {"prices": {"nvidia-l4": "0.45"}}})
     assert installed.get("acceleratorclass", "nvidia-l4")["spec"]["price"]["perDeviceHour"] == "0.45"
     helm("uninstall", "modelfleet", "-n", NAMESPACE, kubeconfig=installed.kubeconfig)
-    kinds = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,acceleratorclasses"
+    kinds = (
+        "deployments,services,configmaps,secrets,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,networkpolicies,leases,acceleratorclasses"
+    )
     assert installed.get(kinds, "-l", "app.kubernetes.io/part-of=modelfleet", "--all-namespaces")["items"] == []

@@ -1,4 +1,4 @@
-"""Operator, router and Envoy run with what the chart gives them, its ServiceAccounts' tokens and its bootstrap, and lack nothing."""
+"""Operator, router, team runtime and Envoy run with what the chart gives them, its ServiceAccounts' tokens and its bootstrap, and lack nothing."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ import yaml
 from e2e.lab.binaries import binary, ensure_binaries
 from tests.support.apiserver import CHECKOUT, ApiServer
 from tests.support.envoy import BINARY, free_port
+
+from modelfleet.core.render.labels import MANAGER_ROUTER_PREFIX, MANAGER_STATUS
 
 NAMESPACE = "modelfleet-system"
 L4 = {"kubernetes.io/arch": "amd64", "nvidia.com/gpu.product": "NVIDIA-L4"}
@@ -89,8 +91,7 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
     install(server)
     add_node(server, "two-l4", L4, {"nvidia.com/gpu": "2"})
     add_gateway_pod(server, "modelfleet-gateway-0")
-    for file in sorted((CHECKOUT / "policies" / "examples" / "fleet").glob("*.yaml")):
-        server.kubectl("apply", "-f", file, check=True)
+    server.kubectl("apply", "-k", CHECKOUT / "policies" / "examples" / "fleet" / "base", check=True)
 
     def start(command: str, account: str, **settings: str) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
@@ -102,9 +103,17 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
     bootstrap = run_dir / "envoy.yaml"
     bootstrap.write_text((CHECKOUT / "charts" / "modelfleet" / "files" / "envoy.yaml").read_text().replace("/run/modelfleet", str(run_dir)))
     proxy = [str(BINARY), "-c", str(bootstrap), "--service-node", "pod-7", "--concurrency", "1", "--disable-hot-restart", "--log-level", "off"]
+    (run_dir / "grants").mkdir()
+    (run_dir / "grants" / "current").write_text("k" * 48)
+    keys = {"MODELFLEET_GRANT_KEYS_DIR": str(run_dir / "grants")}
+    team = {
+        "MODELFLEET_GATEWAY_URL": f"http://127.0.0.1:{ports['MODELFLEET_ENVOY_PORT']}", "MODELFLEET_JOURNAL": str(run_dir / "journal.sqlite"),
+        "MODELFLEET_TEAMS_PORT": str(free_port()), "MODELFLEET_DRAIN_SECONDS": "1",
+    }  # fmt: skip
     processes = [
         start("operator", "modelfleet-operator", MODELFLEET_PORT=str(free_port())),
-        start("router", "modelfleet-gateway", MODELFLEET_RUN_DIR=str(run_dir), MODELFLEET_DRAIN_SECONDS="1", **ports),
+        start("router", "modelfleet-gateway", MODELFLEET_RUN_DIR=str(run_dir), MODELFLEET_DRAIN_SECONDS="1", **ports, **keys),
+        start("teams", "modelfleet-teams", **team, **keys),
         subprocess.Popen(proxy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
     ]
     try:
@@ -112,7 +121,13 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
         def entries() -> list[dict[str, Any]]:
             return (server.get("routingpolicy", "assistant", "-n", "demo").get("status") or {}).get("gateways") or []
 
+        def managers() -> set[str]:
+            fields = server.get("agentteam", "readers", "-n", "demo", "--show-managed-fields")["metadata"]["managedFields"]
+            return {f["manager"] for f in fields if f.get("subresource") == "status"}
+
         until(lambda: bool(entries()), "the gateway's entry in the policy's status")
+        theirs = {MANAGER_STATUS, f"{MANAGER_ROUTER_PREFIX}modelfleet-gateway-0", "modelfleet-teams"}
+        until(lambda: managers() >= theirs, "operator, router and team runtime to write their parts of the team's status")
         until(lambda: server.kubectl("get", "deployment,service", "small-l4", "-n", "demo").returncode == 0, "the children of pool small")
         until(lambda: "modelfleet.dev/accelerator-class" in server.get("node", "two-l4")["metadata"]["labels"], "the node's label")
         assert entries()[0]["missing"] == [], "the router may read the Secret of a namespace in gateway.secretNamespaces"
@@ -124,10 +139,10 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        for command in ("operator", "router"):
+        for command in ("operator", "router", "teams"):
             print(command, (server.folder / f"{command}.log").read_text()[-4000:])
         codes = [process.wait(timeout=40) for process in processes]
-    assert codes == [0, 0, 0]
+    assert codes == [0, 0, 0, 0]
     refused = [
         (event["user"]["username"], event["verb"], event["requestURI"])
         for event in server.audit_events()

@@ -26,6 +26,10 @@ TOLD = {
     DecisionReason.BODY_CUT: "only the head of the body was seen: rules are left out and the default chain serves",
     DecisionReason.DECIDER_LOST: "the decider gave no answer in time: the entrypoint's static chain served",
     DecisionReason.CUT_BY_MAX_ATTEMPTS: "s: 5 of its 9 groups fit into the policy's attempts",
+    DecisionReason.GRANTED: "the grant is good: this call may cost at most 5 micro-dollars",
+    DecisionReason.GRANT_INVALID: "refused: d",
+    DecisionReason.ABOVE_GRANT: "s: not for this grant: d",
+    DecisionReason.COMPILED: "Envoy answers by itself, without a decision, by the order compiled from these facts: d",
 }
 
 
@@ -36,4 +40,4 @@ def test_each_code_has_its_sentence(code: DecisionReason) -> None:
 
 def test_no_sentence_has_lost_its_code() -> None:
     assert set(DECISION_SENTENCES) == set(DecisionReason)
-    assert len(set(DECISION_SENTENCES.values())) == len(DECISION_SENTENCES) - 1  # MalformedBody and ModelMismatch both only say what was found
+    assert len(set(DECISION_SENTENCES.values())) == len(DECISION_SENTENCES) - 2  # MalformedBody, ModelMismatch and GrantInvalid only say what was found

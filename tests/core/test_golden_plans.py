@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.support.golden import GOLDEN, agrees, plan_to_yaml, read_world
 
-from modelfleet.api.v1alpha1 import RoutingPolicy
+from modelfleet.api.v1alpha1 import AgentTeam, RoutingPolicy
 from modelfleet.api.v1alpha1.common import Condition, Kind
 from modelfleet.core.plan import Manifest, Plan
 from modelfleet.core.reconcile import plan_fleet
@@ -37,8 +37,7 @@ def as_written(world: World, plan: Plan) -> World:
     def told(kind: Kind) -> Any:
         status = statuses.get((kind.KIND, kind.metadata.namespace, kind.metadata.name))
         raw = {"metadata": kind.metadata.model_dump(by_alias=True), "spec": kind.spec.model_dump(by_alias=True, exclude_none=True)}
-        routers = {"gateways": kind.status.to_wire().get("gateways", [])} if isinstance(kind, RoutingPolicy) else {}
-        return kind if status is None else type(kind).model_validate({**raw, "status": {**status, **routers}})
+        return kind if status is None else type(kind).model_validate({**raw, "status": {**status, **_of_others(kind, status)}})
 
     def labelled(node: Node) -> Node:
         kept = {k: v for k, v in node.labels.items() if node.name not in labels or k != ACCELERATOR_CLASS}
@@ -49,11 +48,21 @@ def as_written(world: World, plan: Plan) -> World:
         world,
         pools=tuple(told(p) for p in world.pools),
         policies=tuple(told(p) for p in world.policies),
+        teams=tuple(told(t) for t in world.teams),
         classes=tuple(told(c) for c in world.classes),
         invalid=tuple(replace(i, conditions=_conditions(statuses[i.kind, i.namespace, i.name])) for i in world.invalid),
         nodes=tuple(labelled(n) for n in world.nodes),
         workloads=(*(w for w in world.workloads if (w.namespace, w.name) not in deployed), *(_workload(c) for c in deployed.values())),
     )
+
+
+def _of_others(kind: Kind, status: Manifest) -> Manifest:
+    """What routers and the team runtime have in a status, beside what we write."""
+    if not isinstance(kind, RoutingPolicy | AgentTeam):
+        return {}
+    shown = kind.status.to_wire()
+    runtime = [c for c in shown.get("conditions", ()) if c["type"] == "Programmed"] if isinstance(kind, AgentTeam) else []
+    return {"gateways": shown.get("gateways", []), "conditions": [*status["conditions"], *runtime]}
 
 
 def _workload(child: Manifest) -> Workload:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.apiserver import ApiServer
 
 from modelfleet.kube.client import Client
-from modelfleet.kube.resources import DEPLOYMENTS, MODEL_POOLS, NAMESPACES, ROUTING_POLICIES, SERVICES
+from modelfleet.kube.resources import AGENT_TEAMS, DEPLOYMENTS, MODEL_POOLS, NAMESPACES, ROUTING_POLICIES, SERVICES
 
 
 @pytest.fixture
@@ -26,6 +26,6 @@ async def namespace(client: Client) -> AsyncIterator[str]:
     yield name
     # no controller empties namespaces here, and the next test looks at all of them
     client.before_write = lambda: None
-    for resource in (MODEL_POOLS, ROUTING_POLICIES, DEPLOYMENTS, SERVICES):
+    for resource in (MODEL_POOLS, ROUTING_POLICIES, AGENT_TEAMS, DEPLOYMENTS, SERVICES):
         for item in (await client.list(resource, name))[0]:
             await client.delete(resource, name, item["metadata"]["name"])

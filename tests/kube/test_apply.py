@@ -7,20 +7,20 @@ import contextlib
 import copy
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kube.waiting import children, eventually, policy, pool
+from tests.kube.waiting import children, eventually, policy, pool, team
 from tests.support.apiserver import ApiServer
 from tests.support.proxy import ApiProxy
 
 from modelfleet.core.plan import Event, GatewayEntry, NodeLabel, Plan, StatusWrite
 from modelfleet.core.reconcile import plan_fleet
 from modelfleet.core.render.labels import ACCELERATOR_CLASS, FLAVOR, MANAGER_ROUTER_PREFIX
-from modelfleet.core.world import Defaults, Telemetry
+from modelfleet.core.world import Defaults, Gateway, Telemetry
 from modelfleet.errors import NotFound, Retry
 from modelfleet.kube.apply import Actor, ActResult
 from modelfleet.kube.changes import Changes
@@ -28,7 +28,7 @@ from modelfleet.kube.client import Client
 from modelfleet.kube.events import Recorder
 from modelfleet.kube.informer import Informer
 from modelfleet.kube.mirror import Mirror
-from modelfleet.kube.resources import ACCELERATOR_CLASSES, DEPLOYMENTS, EVENTS, MODEL_POOLS, NODES, OURS, ROUTING_POLICIES, SERVICES
+from modelfleet.kube.resources import ACCELERATOR_CLASSES, AGENT_TEAMS, DEPLOYMENTS, EVENTS, MODEL_POOLS, NODES, OURS, ROUTING_POLICIES, SERVICES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -251,13 +251,74 @@ async def test_routers_own_their_entries_and_vanished_ones_are_removed(stage: St
         entry = {"status": {"gateways": [{"name": gateway, "generation": 1, "version": "v"}]}}
         await stage.client.apply(ROUTING_POLICIES, stage.namespace, "assistant", entry, MANAGER_ROUTER_PREFIX + gateway, subresource="status")
     status = StatusWrite("RoutingPolicy", stage.namespace, "assistant", {"observedGeneration": 1, "entrypoints": "auto"})
-    gone = tuple(GatewayEntry(stage.namespace, "assistant", name) for name in ("gw-1", "gw-3", "gw-9"))
+    gone = tuple(GatewayEntry("RoutingPolicy", stage.namespace, "assistant", name) for name in ("gw-1", "gw-3", "gw-9"))
     assert (await stage.act(statuses=(status,), vanished_gateways=gone)).writes == 2
     stored = (await stage.client.get(ROUTING_POLICIES, stage.namespace, "assistant"))["status"]
     assert [g["name"] for g in stored["gateways"]] == ["gw-2"]
     assert stored["entrypoints"] == "auto"
     result = await stage.act(statuses=(status,), vanished_gateways=gone)
     assert (result.writes, dict(result.errors)) == (0, {})
+
+
+async def test_a_team_has_three_writers_that_leave_each_other_alone(stage: Stage) -> None:
+    await stage.client.create(AGENT_TEAMS, stage.namespace, team(stage.namespace))
+
+    def runtime(**condition: Any) -> dict[str, Any]:
+        said = {"type": "Programmed", "status": "True", "reason": "Programmed", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z", **condition}
+        return {"status": {"conditions": [said]}}
+
+    async def cycle() -> int:
+        """One cycle of the operator, as it sees the world now; how many writes it made to teams."""
+        await stage.settle()
+        seen = stage.mirror.snapshot(NOW, Telemetry(), Defaults())
+        plan = plan_fleet(replace(seen, gateways=(Gateway("gw-0"),)))
+        only = tuple(s for s in plan.statuses if s.kind == "AgentTeam" and s.namespace == stage.namespace)
+        result = await stage.actor.act(Plan(statuses=only, vanished_gateways=plan.vanished_gateways))
+        assert dict(result.errors) == {}
+        return result.writes
+
+    async def status() -> dict[str, Any]:
+        found: dict[str, Any] = (await stage.client.get(AGENT_TEAMS, stage.namespace, "writers"))["status"]
+        return found
+
+    def conditions(of: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        return {c["type"]: (c["status"], c["reason"]) for c in of["conditions"]}
+
+    async def apply(body: dict[str, Any], manager: str) -> None:
+        await stage.client.apply(AGENT_TEAMS, stage.namespace, "writers", body, manager, subresource="status")
+
+    assert [await cycle(), await cycle()] == [1, 0]
+    assert conditions(await status())["ResolvedRefs"] == ("False", "PoolNotFound")
+    assert "Programmed" not in conditions(await status())
+
+    small = await stage.client.create(MODEL_POOLS, stage.namespace, pool(stage.namespace))
+    flavors = [{"name": "f0", "ready": 1, "reason": "Preferred"}]
+    priced = {"observedGeneration": 1, "flavors": flavors, "price": [{"flavor": "f0", "inputPerMillion": "0.02", "outputPerMillion": "0.20"}]}
+    body = {"metadata": {"uid": small["metadata"]["uid"]}, "status": priced}
+    await stage.client.apply(MODEL_POOLS, stage.namespace, "small", body, "modelfleet-status", subresource="status")
+    assert [await cycle(), await cycle()] == [1, 0]
+    assert conditions(await status())["Reconciling"] == ("True", "Pending")
+    assert (await status())["bounds"]["maxModelCalls"] == 2
+
+    await apply(runtime(observedGeneration=1), "modelfleet-teams")
+    for gateway in ("gw-0", "gw-9"):
+        await apply({"status": {"gateways": [{"name": gateway, "generation": 1, "version": "v"}]}}, MANAGER_ROUTER_PREFIX + gateway)
+    assert await cycle() == 2, "the conditions, and the entry of the gateway that is gone"
+    assert await cycle() == 0
+    now = await status()
+    assert conditions(now)["Ready"] == ("True", "Ready")
+    assert conditions(now)["Programmed"] == ("True", "Programmed")
+    assert [g["name"] for g in now["gateways"]] == ["gw-0"]
+
+    await apply(runtime(observedGeneration=1, status="False", reason="RuntimeUnavailable"), "modelfleet-teams")
+    assert [await cycle(), await cycle()] == [1, 0]
+    assert conditions(await status())["Ready"] == ("False", "RuntimeUnavailable")
+    raw = await stage.client.get(AGENT_TEAMS, stage.namespace, "writers")
+    assert {m["manager"] for m in raw["metadata"]["managedFields"] if m.get("subresource") == "status"} == {
+        "modelfleet-status",
+        "modelfleet-teams",
+        MANAGER_ROUTER_PREFIX + "gw-0",
+    }
 
 
 async def test_nodes_are_labelled_and_unlabelled_and_never_created(stage: Stage) -> None:

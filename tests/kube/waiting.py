@@ -56,6 +56,18 @@ def policy(namespace: str, name: str = "assistant") -> dict[str, Any]:
     }
 
 
+def team(namespace: str, name: str = "writers") -> dict[str, Any]:
+    """A chain of two steps on the pool `small`."""
+    roles = [{"name": "writer", "modelFrom": {"modelPoolRef": {"name": "small"}}, "sampling": {"maxTokens": 100}}]
+    steps = [{"name": "draft", "role": "writer"}, {"name": "final", "role": "writer", "input": "${steps.draft.output}"}]
+    return {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "AgentTeam",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"roles": roles, "strategy": {"chain": {"steps": steps}}, "budget": {"perRun": {"tokens": 20000, "wallClock": "2m"}}},
+    }
+
+
 def children(owner: dict[str, Any], flavor: str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
     """A Deployment and a Service like those that the renderer makes."""
     metadata = owner["metadata"]

@@ -61,6 +61,8 @@ async def test_a_stream_that_stays_open_and_says_nothing_fails_the_probe(fleet, 
     operator = start(proxy.kubeconfig(tmp_path), PACE_GHOSTS="1")
     await operator.leads()
     await asyncio.wait_for(muted.arrived.wait(), 10)
+    # planned once, so the mirror was complete: before that, what is not heard is waited for
+    await eventually(lambda: fleet.settled("small"), operator.story)
 
     # our own status writes are news that the stream does not bring: a person's change is what we wait for here
     await fleet.a_pool("unheard")

@@ -86,7 +86,7 @@ async def test_reserved_headers_and_keys_of_the_client_go_no_further(bench: Benc
         "authorization": "Bearer client", "x-api-key": "client", "cookie": "a=b", "accept-encoding": "gzip", "x-forwarded-for": "6.6.6.6",
         "x-envoy-auth-failure-mode-allowed": "true", "x-envoy-max-retries": "9", "x-envoy-retry-on": "5xx", "x-envoy-upstream-rq-timeout-ms": "1",
         "x-modelfleet-model-span": "0,5", "x-modelfleet-grant": "me", "x-modelfleet-sessionx": "1", "x-modelfleet-s": "1", "X-Modelfleet-Session": "s-1",
-        "x-app": "shop",
+        "x-modelfleet-caller": "boss", "x-modelfleet-grants": "me", "x-modelfleet-": "1", "x-app": "shop",
     }  # fmt: skip
     answer = await bench.ask({"model": "auto"}, headers=forged)
     assert answer.status == 200
@@ -94,7 +94,7 @@ async def test_reserved_headers_and_keys_of_the_client_go_no_further(bench: Benc
     assert set(upstream.requests[-1].headers) == {"host", "content-type", "content-length", "x-app", "x-forwarded-proto", "x-request-id"}
     heard = bench.decider.asked[-1].attributes.request.http.headers
     assert {n for n in heard if n.startswith(("x-modelfleet", "x-envoy", "auth", "cook", "x-api"))} == {
-        "x-modelfleet-session", "x-envoy-auth-partial-body", "x-envoy-external-address",
+        "x-modelfleet-session", "x-modelfleet-grant", "x-envoy-auth-partial-body", "x-envoy-external-address",
     }  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.apiserver import ApiServer
 from tests.support.envoy import Answer, Envoy, Reply, Request, Upstream, ask, completion, free_port, remove, short_dir, stream, until
 
-ADDRESS = "198.18.77.1"
-"""On the loopback interface while a test runs: the API server refuses 127.0.0.1 in an EndpointSlice."""
+ADDRESS = f"198.18.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
+"""On the loopback interface while a test runs, this process's own: the API server refuses 127.0.0.1 in an EndpointSlice."""
 KEY = "sk-right-5c1e"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"model": "not-me"}}}]
 

@@ -26,7 +26,7 @@ async def test_a_body_is_decided_whole_up_to_one_mebibyte_and_by_its_head_beyond
     decider.add_to(server)
     server.add_insecure_port(f"unix:{bench.settings.run_dir}/authz.sock")
     await server.start()
-    short = {"name": "short", "candidates": ["large"]}
+    short = {"name": "short", "match": {"inputTokens": {"min": 0}}, "candidates": ["large"]}
     world = RoutingWorld(
         pools=(a_pool("small"), a_pool("large")),
         policies=(a_policy("p", "small", "large", chain=["small"], rules=[short]),),

@@ -28,10 +28,11 @@ def test_settings_come_from_the_environment_and_have_defaults() -> None:
         "POD_NAME": "gw-1", "MODELFLEET_RUN_DIR": "/x", "MODELFLEET_HTTP_PORT": "1", "MODELFLEET_NAMESPACES": " b, a,,b", "MODELFLEET_DRAIN_SECONDS": "0",
         "MODELFLEET_MAX_BODY_BYTES": "77", "MODELFLEET_KUBECONFIG": "/k", "MODELFLEET_ENVOY_PORT": "2", "MODELFLEET_CA_FILE": "/ca",
         "MODELFLEET_LOG_LEVEL": "debug", "MODELFLEET_HTTP_HOST": "::1", "MODELFLEET_ENDPOINTS_ALLOW": "10.1.0.0/16, llm.example,",
+        "MODELFLEET_GRANT_KEYS_DIR": "/keys", "POD_NAMESPACE": "system",
     })  # fmt: skip
     assert read == RouterSettings(
         pod="gw-1", run_dir="/x", http_host="::1", http_port=1, envoy_port=2, namespaces=("a", "b"), max_body_bytes=77, ca_file="/ca", log_level="debug",
-        drain=0.0, kubeconfig="/k", egress=egress(["10.1.0.0/16", "llm.example"]),
+        drain=0.0, kubeconfig="/k", egress=egress(["10.1.0.0/16", "llm.example"]), grant_keys="/keys", teams_namespace="system",
     )  # fmt: skip
 
 

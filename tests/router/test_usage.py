@@ -134,3 +134,15 @@ def test_a_report_about_a_part_of_an_answer_is_no_report() -> None:
 def test_an_undecided_request_keeps_the_policy_of_its_route() -> None:
     read = finished_of(an_entry(metadata={}, custom_tags={"served": "", "policy": "shop/p"}, response_flags={"upstream_connection_failure": True}))
     assert (read.decision, read.policy, read.rule, read.served, read.connected, read.streamed) == ("", "shop/p", "", None, False, False)
+
+
+def test_without_a_decision_policy_and_rule_are_the_routes() -> None:
+    entry = accesslog_pb2.HTTPAccessLogEntry()
+    entry.common_properties.custom_tags.update({"policy": "shop/p", "rule": "canary", "served": "shop/boss/far"})
+    assert (finished_of(entry).policy, finished_of(entry).rule) == ("shop/p", "canary")
+    decided = entry.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]
+    decided.update({"policy": "shop/p", "rule": "short"})
+    assert finished_of(entry).rule == "short"
+    entry.common_properties.custom_tags["rule"] = "-"
+    decided.update({"rule": ""})
+    assert finished_of(entry).rule == ""

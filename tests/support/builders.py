@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import AcceleratorClass, AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.core.render.labels import ACCELERATOR_CLASS
 from modelfleet.core.world import Node, Pod, World
 
@@ -138,10 +138,12 @@ def a_policy(name: str = "assistant", *pools: str, namespace: str = "apps", stat
 
 
 def a_world(*parts: Any, now: datetime = NOON, **fields: Any) -> World:
-    """A world of pools, classes, nodes, pods and policies in any order; other fields by name."""
+    """A world of pools, classes, nodes, pods, policies and teams in any order; other fields by name."""
     built = [p.build() if isinstance(p, PoolBuilder) else p for p in parts]
 
     def of(kind: type[Any]) -> tuple[Any, ...]:
         return tuple(b for b in built if isinstance(b, kind))
 
-    return World(now, pools=of(ModelPool), policies=of(RoutingPolicy), classes=of(AcceleratorClass), nodes=of(Node), pods=of(Pod), **fields)
+    return World(
+        now, pools=of(ModelPool), policies=of(RoutingPolicy), teams=of(AgentTeam), classes=of(AcceleratorClass), nodes=of(Node), pods=of(Pod), **fields
+    )

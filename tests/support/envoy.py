@@ -380,7 +380,10 @@ def remote(name: str, url: str, *, model: str = "remote-model", secret: tuple[st
 def a_policy(
     name: str, *pools: str, entrypoints: list[str] | None = None, chain: list[str] | None = None, namespace: str = "shop", **spec: Any
 ) -> RoutingPolicy:
+    """``decided=False``: nothing in it depends on what a request says; else a rule that never matches keeps the decider."""
     created = spec.pop("created", "2026-01-01T00:00:00Z")
+    if spec.pop("decided", True):
+        spec["rules"] = [*spec.get("rules", ()), {"name": "huge", "match": {"inputTokens": {"min": 100_000_000}}}]
     refuse = {"onDeciderLoss": "Refuse"} if spec.pop("refuse", False) else {}
     return RoutingPolicy.model_validate(
         {
@@ -416,7 +419,7 @@ class Bench:
         plan = compile_routes(replace(world, secrets=frozenset(self.secrets)))
         await self.ads.publish(plan, self.secrets)
         if wait:
-            await until(lambda: self.ads.acked == {p.key: p.version for p in plan.policies}, f"ACK; rejected {self.ads.rejected}")
+            await until(lambda: self.ads.acked == {p.key: p.version for p in (*plan.policies, *plan.teams)}, f"ACK; rejected {self.ads.rejected}")
             await until(lambda: _listens(self.port), "a listener")
             await self.settled()
         return plan

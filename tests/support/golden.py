@@ -37,6 +37,7 @@ def read_world(path: Path) -> World:
         now=raw["now"],
         pools=tuple(p for p in parsed if type(p).__name__ == "ModelPool"),
         policies=tuple(p for p in parsed if type(p).__name__ == "RoutingPolicy"),
+        teams=tuple(p for p in parsed if type(p).__name__ == "AgentTeam"),
         classes=tuple(p for p in parsed if type(p).__name__ == "AcceleratorClass"),
         invalid=tuple(p for p in parsed if isinstance(p, InvalidObject)),
         nodes=tuple(_record(Node, n) for n in raw.get("nodes", ())),

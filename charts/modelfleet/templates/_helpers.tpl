@@ -81,3 +81,22 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{- define "modelfleet.grantsSecret" -}}
+{{- .Values.grants.existingSecret | default (printf "%s-grants" (include "modelfleet.fullname" .)) -}}
+{{- end -}}
+
+{{/* By the address that Kubernetes tells every pod of its namespace's Services, so that no DNS is needed. The Service is made before the pod. */}}
+{{- define "modelfleet.gatewayURL" -}}
+{{- $service := printf "%s-gateway" (include "modelfleet.fullname" .) | upper | replace "-" "_" | replace "." "_" -}}
+{{- .Values.teams.gatewayURL | default (printf "http://$(%s_SERVICE_HOST):%v" $service .Values.gateway.service.port) -}}
+{{- end -}}
+
+{{/* Resolvers may be pods, or listen on the node; 5353 is where some distributions' DNS pods listen behind port 53. */}}
+{{- define "modelfleet.dnsEgress" -}}
+- ports:
+  - { port: 53, protocol: UDP }
+  - { port: 53, protocol: TCP }
+  - { port: 5353, protocol: UDP }
+  - { port: 5353, protocol: TCP }
+{{- end -}}

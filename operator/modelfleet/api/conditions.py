@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["AcceleratorClassReason", "ConditionType", "DecisionReason", "EventReason", "FlavorReason", "ModelPoolReason", "RoutingPolicyReason"]
+__all__ = [
+    "AcceleratorClassReason",
+    "AgentTeamReason",
+    "ConditionType",
+    "DecisionReason",
+    "EventReason",
+    "FlavorReason",
+    "ModelPoolReason",
+    "RoutingPolicyReason",
+]
 
 
 class ConditionType(StrEnum):
@@ -22,6 +31,7 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     RESOLVED_REFS = "ResolvedRefs"
     PROGRAMMED = "Programmed"
+    PRICED = "Priced"
 
 
 class FlavorReason(StrEnum):
@@ -84,6 +94,8 @@ class EventReason(StrEnum):
     SCALED = "Scaled"
     NODE_MATCHED_TWICE = "NodeMatchedTwice"
     INVALID_SPEC = "InvalidSpec"
+    COMPILED = "Compiled"
+    REJECTED = "Rejected"
 
 
 class AcceleratorClassReason(StrEnum):
@@ -109,6 +121,32 @@ class RoutingPolicyReason(StrEnum):
     NO_GATEWAY = "NoGateway"
 
 
+class AgentTeamReason(StrEnum):
+    """Reasons of an AgentTeam's conditions."""
+
+    ACCEPTED = "Accepted"
+    INVALID_STRATEGY = "InvalidStrategy"
+    INVALID_SCHEMA = "InvalidSchema"
+    INVALID_SPEC = "InvalidSpec"
+    SUSPENDED = "Suspended"
+    RESOLVED_REFS = "ResolvedRefs"
+    POOL_NOT_FOUND = "PoolNotFound"
+    POLICY_NOT_FOUND = "PolicyNotFound"
+    PRICED = "Priced"
+    PRICE_UNKNOWN = "PriceUnknown"
+    BUDGET_BELOW_MINIMUM = "BudgetBelowMinimum"
+    PROGRAMMED = "Programmed"
+    PENDING = "Pending"
+    GATEWAY_REJECTED = "GatewayRejected"
+    RUNTIME_UNAVAILABLE = "RuntimeUnavailable"
+    NOT_STALLED = "NotStalled"
+    READY = "Ready"
+    ROLE_UNAVAILABLE = "RoleUnavailable"
+    JOURNAL_READ_ONLY = "JournalReadOnly"
+    CIRCUIT_OPEN = "CircuitOpen"
+    AS_PROMISED = "AsPromised"
+
+
 class DecisionReason(StrEnum):
     """Reason codes of one routing decision; each has one sentence in ``core/explain.py`` and one test."""
 
@@ -129,3 +167,7 @@ class DecisionReason(StrEnum):
     BODY_CUT = "BodyCut"
     DECIDER_LOST = "DeciderLost"
     CUT_BY_MAX_ATTEMPTS = "CutByMaxAttempts"
+    GRANT_INVALID = "GrantInvalid"
+    GRANTED = "Granted"
+    ABOVE_GRANT = "AboveGrant"
+    COMPILED = "Compiled"

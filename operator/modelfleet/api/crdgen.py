@@ -1,8 +1,10 @@
 """Models -> CustomResourceDefinitions: structural schema, defaults, CEL, columns, subresources.
 
 Decided here: how a pydantic model reads as OpenAPI v3 for the API server. References are inlined and titles dropped, "X or null"
-becomes optional, a constant becomes an enum of one, ``Cel`` and ``MapKey`` marks become extensions, and a default is
-always complete (without one on the parent the inner defaults never appear; an empty one beside CEL is refused). A status has no defaults.
+becomes optional, a constant becomes an enum of one, ``Cel`` and ``MapKey`` marks become extensions, an object of anything keeps
+what it holds, and a default is always complete (without one on the parent the inner defaults never appear; an empty one beside CEL is
+refused). A status has one default: ``observedGeneration: -1``, so that whoever waits for an object (kstatus, Argo CD) sees at once that
+nobody has looked at it yet.
 Not decided here: which fields exist (the models), and where files are written (``cli.py``).
 """
 
@@ -33,6 +35,9 @@ _ANNOTATIONS_ANCHOR = "metadata:\n"
 
 _COPIED = ("type", "format", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems", "minProperties", "maxProperties", "enum")
 """Keywords of JSON schema that a structural schema takes over as they are."""
+
+_NOT_SEEN = -1
+"""The generation of a status that nobody has written."""
 
 _UNSUPPORTED = ("oneOf", "allOf", "not", "patternProperties", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "prefixItems", "uniqueItems")
 """Keywords that a structural schema has no honest counterpart for: a model that needs one must say it otherwise."""
@@ -123,12 +128,19 @@ def _root(kind: type[Kind]) -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": _structural(raw["properties"]["spec"], defs, f"{kind.KIND}.spec", defaults=True),
-            "status": _structural(raw["properties"]["status"], defs, f"{kind.KIND}.status", defaults=False),
+            "status": _unseen(_structural(raw["properties"]["status"], defs, f"{kind.KIND}.status", defaults=False)),
         },
     }
     if kind.cel:
         root["x-kubernetes-validations"] = _rules(kind.cel)
     return root
+
+
+def _unseen(status: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a status that says "not looked at" until it is written."""
+    status["properties"]["observedGeneration"]["default"] = _NOT_SEEN
+    status["default"] = {"observedGeneration": _NOT_SEEN}
+    return status
 
 
 def _structural(node: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, defaults: bool) -> dict[str, Any]:
@@ -155,6 +167,8 @@ def _structural(node: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, 
         out["properties"] = {key: _structural(value, defs, f"{path}.{key}", defaults=defaults) for key, value in merged["properties"].items()}
     elif isinstance(merged.get("additionalProperties"), Mapping):
         out["additionalProperties"] = _structural(merged["additionalProperties"], defs, f"{path}{{}}", defaults=defaults)
+    elif merged.get("additionalProperties") is True:
+        out["x-kubernetes-preserve-unknown-fields"] = True
     out |= {key: value for key, value in merged.items() if key.startswith("x-kubernetes-") and value}
     _check_map_keys(out, path)
     return out

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from .v1alpha1.common import Condition, Kind
 
-__all__ = ["InvalidObject", "parse"]
+__all__ = ["InvalidObject", "one_line", "parse"]
 
 KindT = TypeVar("KindT", bound=Kind)
 
@@ -66,10 +66,15 @@ def _is_in_status(loc: Sequence[int | str]) -> bool:
 
 
 def _sentences(error: ValidationError) -> tuple[str, ...]:
-    told = [f"{_path(e['loc'])}: {_message(e)}"[:_MAX_ERROR_LENGTH] for e in _details(error)]
+    told = [one_line(f"{_path(e['loc'])}: {_message(e)}")[:_MAX_ERROR_LENGTH] for e in _details(error)]
     if len(told) > _MAX_ERRORS:
         told = [*told[: _MAX_ERRORS - 1], f"object: and {len(told) - _MAX_ERRORS + 1} more errors"]
     return tuple(told)
+
+
+def one_line(text: str) -> str:
+    """Text in which what a user wrote is quoted, with line breaks and text direction shown as escapes: they must not act on logs and terminals."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _message(detail: Mapping[str, Any]) -> str:
@@ -78,6 +83,8 @@ def _message(detail: Mapping[str, Any]) -> str:
             return "required, but absent"
         case "extra_forbidden":
             return "unknown field"
+        case "model_type" | "dict_type":
+            return "must be an object"
         case _:
             message = str(detail["msg"])
             return message[:1].lower() + message[1:]

@@ -1,7 +1,7 @@
 """The command line: names of commands, their arguments and exit codes; what they do is decided elsewhere.
 
 Every command imports its room when it runs and not before, so that ``modelfleet --help`` stays quick. Exit codes: 0 done, 1 an
-error told in one sentence on stderr, 2 wrong usage.
+error told in one sentence on stderr, 2 wrong usage; `estimate` has two more.
 """
 
 from __future__ import annotations
@@ -99,6 +99,12 @@ def router(*, keep: Annotated[bool, typer.Option("--keep", help="Start it again 
     _run("modelfleet.router.process", "run_router")
 
 
+@app.command(epilog="Example: modelfleet teams")
+def teams() -> None:
+    """Run the team runtime: answers OpenAI requests for AgentTeams, within their budgets. Set by MODELFLEET_* variables."""
+    _run("modelfleet.teamserver.process", "run_teams")
+
+
 @app.command(epilog="Examples: modelfleet top | modelfleet top -n apps --once | modelfleet top --once --json")
 def top(
     namespace: Namespace = None,
@@ -123,6 +129,23 @@ def plan(
 ) -> None:
     """Show what the operator would change now, or if these manifests were applied. Changes nothing."""
     import_module("modelfleet.cli.fleet").plan(kubeconfig, context, files or [], as_json=as_json)
+
+
+@app.command(
+    epilog="Examples: modelfleet estimate -f team.yaml --input-tokens 50000 | modelfleet estimate -f team.yaml -f pools.yaml --input-tokens 50000 --json"
+)
+def estimate(
+    files: Annotated[
+        list[Path], typer.Option("--file", "-f", help="Manifests (files or folders) of teams, and of their pools and policies if not in the cluster.")
+    ],
+    input_tokens: Annotated[int, typer.Option(min=0, max=100_000_000, help="Tokens of the document, at four bytes each.")],
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a run of a team costs at least and at most, before it is run. Exits 3 if the worst case exceeds the budget, 4 if no run could start."""
+    raise typer.Exit(import_module("modelfleet.cli.teams").estimate(kubeconfig, context, files, input_tokens, as_json=as_json))
 
 
 @explain.command("pool", epilog="Examples: modelfleet explain pool apps/coder | modelfleet explain pool apps/coder --json")

@@ -33,7 +33,7 @@ from modelfleet.kube.client import Client
 from modelfleet.kube.resources import DEPLOYMENTS, MODEL_POOLS
 from modelfleet.settings import operator_options
 
-__all__ = ["explain_pool", "plan", "top"]
+__all__ = ["explain_pool", "manifests", "plan", "print_json", "top", "with_client"]
 
 T = TypeVar("T")
 _FIGURES = ("model", "ready", "flavors", "tokensPerSecond", "costPerHour", "perMillionTokens", "reason", "why")
@@ -46,10 +46,10 @@ def top(kubeconfig: Path | None, context: str | None, namespace: str | None, *, 
     """Print the pools' table; with ``interval`` (seconds) again and again until interrupted."""
 
     def look() -> list[Row]:
-        return _with_client(kubeconfig, context, lambda client: _pool_rows(client, namespace))
+        return with_client(kubeconfig, context, lambda client: _pool_rows(client, namespace))
 
     if as_json:
-        _print_json(look())
+        print_json(look())
         return
     if interval is None:
         Console().print(_pool_table(look()))
@@ -68,7 +68,7 @@ def top(kubeconfig: Path | None, context: str | None, namespace: str | None, *, 
 
 def plan(kubeconfig: Path | None, context: str | None, files: Iterable[Path], *, as_json: bool) -> None:
     """Print what the operator would change, with ``files`` laid over the cluster."""
-    overlay = [o for f in files for o in _manifests(f)]
+    overlay = [o for f in files for o in manifests(f)]
 
     async def look(client: Client) -> tuple[list[Row], list[str]]:
         seen = await observe_once(client, await _installed_defaults(client), overlay)
@@ -76,9 +76,9 @@ def plan(kubeconfig: Path | None, context: str | None, files: Iterable[Path], *,
         told = [f"{e.namespace}/{e.name}: {e.message}" for e in wanted.events]
         return [asdict(change) for change in changes_of(wanted, seen.mirror)], told
 
-    changes, told = _with_client(kubeconfig, context, look)
+    changes, told = with_client(kubeconfig, context, look)
     if as_json:
-        _print_json({"changes": changes, "events": told})
+        print_json({"changes": changes, "events": told})
         return
     console = Console()
     if not changes:
@@ -99,7 +99,7 @@ def explain_pool(kubeconfig: Path | None, context: str | None, pool: str, *, as_
 
     namespace, name = pool.split("/")
     try:
-        raw = _with_client(kubeconfig, context, lambda client: client.get(MODEL_POOLS, namespace, name))
+        raw = with_client(kubeconfig, context, lambda client: client.get(MODEL_POOLS, namespace, name))
     except NotFound as error:
         raise Stalled("PoolNotFound", f"there is no ModelPool {pool}; `modelfleet top` lists those that exist") from error
     parsed = parse(ModelPool, raw)
@@ -107,14 +107,16 @@ def explain_pool(kubeconfig: Path | None, context: str | None, pool: str, *, as_
         raise Stalled("InvalidSpec", f"ModelPool {pool}: {'; '.join(parsed.errors)}")
     lines = sentences(parsed)
     if as_json:
-        _print_json({"pool": pool, "lines": lines})
+        print_json({"pool": pool, "lines": lines})
         return
     console = Console(highlight=False)
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _with_client(kubeconfig: Path | None, context: str | None, use: Callable[[Client], Awaitable[T]]) -> T:
+def with_client(kubeconfig: Path | None, context: str | None, use: Callable[[Client], Awaitable[T]]) -> T:
+    """What ``use`` gives, with a client of the cluster that is closed afterwards."""
+
     async def run() -> T:
         client = await Client.connect("cli", kubeconfig, context=context)
         try:
@@ -170,8 +172,8 @@ def _pool_table(rows: Iterable[Row]) -> Table:
     return table
 
 
-def _manifests(path: Path) -> list[Mapping[str, Any]]:
-    """Objects of our kinds in a file, or in the YAML files of a folder."""
+def manifests(path: Path) -> list[Mapping[str, Any]]:
+    """Objects of our kinds in a file, or in the YAML files of a folder. Raises Stalled."""
     found = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
     try:
         objects = [o for f in found for o in yaml.safe_load_all(f.read_text(encoding="utf-8")) if o]
@@ -182,6 +184,7 @@ def _manifests(path: Path) -> list[Mapping[str, Any]]:
     return [o for o in objects if str(o.get("apiVersion", "")).startswith("modelfleet.dev/")]
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
     json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")

@@ -5,13 +5,13 @@ Each code of ``DecisionReason`` has one sentence; a test keeps the two complete.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelfleet.api.conditions import DecisionReason
 
-from .routing.decide import Decision, Step
+from .routing.answer import Decision, Step
 
-__all__ = ["DECISION_SENTENCES", "explain_request", "sentence_of"]
+__all__ = ["DECISION_SENTENCES", "compiled_sentence", "explain_request", "sentence_of"]
 
 DECISION_SENTENCES: Mapping[DecisionReason, str] = {
     DecisionReason.RULE_MATCHED: "rule {subject}: matches",
@@ -31,6 +31,10 @@ DECISION_SENTENCES: Mapping[DecisionReason, str] = {
     DecisionReason.BODY_CUT: "only the head of the body was seen: rules are left out and the default chain serves",
     DecisionReason.DECIDER_LOST: "the decider gave no answer in time: the entrypoint's static chain served",
     DecisionReason.CUT_BY_MAX_ATTEMPTS: "{subject}: {have} of its {need} groups fit into the policy's attempts",
+    DecisionReason.GRANTED: "the grant is good: this call may cost at most {have} micro-dollars",
+    DecisionReason.GRANT_INVALID: "refused: {detail}",
+    DecisionReason.ABOVE_GRANT: "{subject}: not for this grant: {detail}",
+    DecisionReason.COMPILED: "Envoy answers by itself, without a decision, by the order compiled from these facts: {detail}",
 }
 """One sentence per code."""
 
@@ -52,3 +56,8 @@ def explain_request(decision: Decision) -> list[str]:
     else:
         lines.append(f"answer: {' then '.join(decision.chain)} (groups {', '.join(dict.fromkeys(decision.groups))}), because {decision.why}")
     return lines
+
+
+def compiled_sentence(facts: Sequence[str]) -> str:
+    """What is said of a request that Envoy answers without asking."""
+    return sentence_of(Step(DecisionReason.COMPILED, detail="; ".join(facts)))

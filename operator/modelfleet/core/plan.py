@@ -21,7 +21,7 @@ class NodeLabel:
 
 @dataclass(frozen=True, slots=True)
 class StatusWrite:
-    """A whole status (what the operator owns of it) to apply. ``kind`` is ModelPool, RoutingPolicy or AcceleratorClass."""
+    """A whole status (what the operator owns of it) to apply. ``kind`` is one of our four."""
 
     kind: str
     namespace: str
@@ -44,10 +44,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class GatewayEntry:
-    """An entry of ``status.gateways`` whose pod is gone: to be removed from the policy's status."""
+    """An entry of ``status.gateways`` whose pod is gone: to be removed from the status of a RoutingPolicy or AgentTeam."""
 
+    kind: str
     namespace: str
-    policy: str
+    name: str
     gateway: str
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import AcceleratorClass, AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.core.catalogue.offers import Catalogue, build_catalogue, node_labels
 from modelfleet.core.placement.decision import PoolDecision
 from modelfleet.core.placement.facts import PodFacts
@@ -21,11 +21,14 @@ from modelfleet.core.render.pool import children_of, held_flavors
 from modelfleet.core.routing.compile import compile_routes
 from modelfleet.core.routing.ir import Problem, RoutingWorld
 from modelfleet.core.status.acceleratorclass import acceleratorclass_status
-from modelfleet.core.status.events import invalid_events, matched_twice_events, pool_events
+from modelfleet.core.status.agentteam import agentteam_status
+from modelfleet.core.status.events import invalid_events, matched_twice_events, pool_events, team_events
 from modelfleet.core.status.figures import figures_of
 from modelfleet.core.status.invalid import invalid_status
 from modelfleet.core.status.modelpool import modelpool_status
 from modelfleet.core.status.routingpolicy import routingpolicy_status, vanished_gateways
+from modelfleet.core.teams.compile import compile_teams
+from modelfleet.core.teams.ir import TeamsPlan
 from modelfleet.core.world import World
 
 __all__ = ["plan_fleet"]
@@ -43,6 +46,7 @@ def plan_fleet(world: World) -> Plan:
     labels = _node_labels(world, catalogue)
     decisions = place_fleet(world, catalogue)
     active = [p for p in pools if not p.paused]
+    teams = compile_teams(world.teams, world.pools, world.policies)
 
     return Plan(
         children=tuple(m for p in active for m in children_of(p, decisions[p.key], classes, world.defaults)),
@@ -53,12 +57,14 @@ def plan_fleet(world: World) -> Plan:
             *_class_statuses(world, catalogue, decisions),
             *_pool_statuses(world, pools, decisions, classes),
             *_policy_statuses(world),
+            *_team_statuses(world, teams),
             *_invalid_statuses(world),
         ),
         vanished_gateways=_vanished(world),
         events=(
             *matched_twice_events(catalogue.matched_twice, classes, _nodes_with_news(world, catalogue, classes, labels)),
             *_events(world, active, decisions),
+            *(e for team in _living_teams(world) for e in team_events(team, teams)),
         ),
         recheck_after=_recheck(decisions, world.now),
     )
@@ -112,18 +118,30 @@ def _policy_statuses(world: World) -> list[StatusWrite]:
     return writes
 
 
+def _team_statuses(world: World, plans: TeamsPlan) -> list[StatusWrite]:
+    settled = frozenset(p.key for p in world.pools if p.status.observed_generation >= p.metadata.generation)
+    return [
+        StatusWrite(team.KIND, team.metadata.namespace, team.metadata.name, agentteam_status(team, plans, settled, world.now)) for team in _living_teams(world)
+    ]
+
+
 def _invalid_statuses(world: World) -> list[StatusWrite]:
     ordered = sorted(world.invalid, key=lambda i: (i.kind, i.key))
     return [StatusWrite(i.kind, i.namespace, i.name, invalid_status(i, world.now)) for i in ordered if i.name]
 
 
 def _vanished(world: World) -> tuple[GatewayEntry, ...]:
-    entries = [e for policy in _living_policies(world) for e in vanished_gateways(policy, world.gateways)]
-    return tuple(sorted(entries, key=lambda e: (e.namespace, e.policy, e.gateway)))
+    reported_on: list[RoutingPolicy | AgentTeam] = [*_living_policies(world), *_living_teams(world)]
+    entries = [e for thing in reported_on for e in vanished_gateways(thing, world.gateways)]
+    return tuple(sorted(entries, key=lambda e: (e.kind, e.namespace, e.name, e.gateway)))
 
 
 def _living_policies(world: World) -> list[RoutingPolicy]:
     return sorted((p for p in world.policies if p.metadata.deletion_timestamp is None), key=lambda p: p.key)
+
+
+def _living_teams(world: World) -> list[AgentTeam]:
+    return sorted((t for t in world.teams if t.metadata.deletion_timestamp is None), key=lambda t: t.key)
 
 
 def _events(world: World, pools: Sequence[ModelPool], decisions: Mapping[str, PoolDecision]) -> list[Event]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from modelfleet.api.parse import InvalidObject
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import AcceleratorClass, AgentTeam, ModelPool, RoutingPolicy
 
 __all__ = ["Defaults", "EndpointHealth", "Gateway", "Node", "Pod", "Served", "Telemetry", "Workload", "World"]
 
@@ -134,6 +134,7 @@ class World:
     now: datetime
     pools: tuple[ModelPool, ...] = ()
     policies: tuple[RoutingPolicy, ...] = ()
+    teams: tuple[AgentTeam, ...] = ()
     classes: tuple[AcceleratorClass, ...] = ()
     invalid: tuple[InvalidObject, ...] = ()
     nodes: tuple[Node, ...] = ()

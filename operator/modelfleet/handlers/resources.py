@@ -5,6 +5,7 @@
 | AcceleratorClass | on.event  | parsed into the mirror, its key named in the changes: the loop plans |
 | ModelPool        | on.event  | the same                                                             |
 | RoutingPolicy    | on.event  | the same                                                             |
+| AgentTeam        | on.event  | the same                                                             |
 
 Nodes, pods, Deployments and Services come through ``kube/informer.py``; endpoints' health through ``telemetry/scrape.py``. Nothing is decided
 here, nothing is written, nothing is returned: handlers that return a value, or fail, would make Kopf keep accounts of its own.

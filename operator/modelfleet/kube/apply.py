@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from modelfleet.api.conditions import ConditionType
 from modelfleet.api.parse import InvalidObject
-from modelfleet.api.v1alpha1 import ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.core.plan import GatewayEntry, Manifest, NodeLabel, Plan, StatusWrite
 from modelfleet.core.render.labels import ACCELERATOR_CLASS, MANAGER_CHILDREN, MANAGER_NODES, MANAGER_STATUS, POOL
 from modelfleet.errors import ApiError, Conflict, NotFound
@@ -24,12 +25,13 @@ from .client import Client, Object
 from .compare import covers, drops
 from .events import Recorder
 from .mirror import Child, Mirror, child_of
-from .resources import LEASES, NODES, ROUTING_POLICIES, object_key, of_kind
+from .resources import LEASES, NODES, object_key, of_kind
 
 __all__ = ["ActResult", "Actor", "may_prune"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 16
+_SHARED_WITH_ROUTERS: Final = frozenset({RoutingPolicy.KIND, AgentTeam.KIND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,16 @@ class Actor:
         self._answers[key] = _Answer(wanted, _own_part(write.kind, raw.get("status") or {}), int(raw["metadata"]["resourceVersion"]))
 
     def _vanished(self, entries: Iterable[GatewayEntry]) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
-        by_policy: dict[tuple[str, str], set[str]] = {}
+        by_object: dict[tuple[str, str, str], set[str]] = {}
         for entry in entries:
-            by_policy.setdefault((entry.namespace, entry.policy), set()).add(entry.gateway)
-        return [(f"{RoutingPolicy.KIND}:{object_key(*policy)}", partial(self._remove_gateways, *policy, gone)) for policy, gone in sorted(by_policy.items())]
+            by_object.setdefault((entry.kind, entry.namespace, entry.name), set()).add(entry.gateway)
+        return [
+            (f"{kind}:{object_key(space, name)}", partial(self._remove_gateways, kind, space, name, gone))
+            for (kind, space, name), gone in sorted(by_object.items())
+        ]
 
-    async def _remove_gateways(self, namespace: str, policy: str, gone: set[str]) -> None:
-        observed = self._mirror.ours(RoutingPolicy.KIND, object_key(namespace, policy))
+    async def _remove_gateways(self, kind: str, namespace: str, name: str, gone: set[str]) -> None:
+        observed = self._mirror.ours(kind, object_key(namespace, name))
         entries = list(enumerate(observed.status.get("gateways") or ())) if observed else []
         operations: list[Object] = []
         for index, entry in reversed(entries):
@@ -169,7 +174,7 @@ class Actor:
                     {"op": "remove", "path": f"/status/gateways/{index}"},
                 ]
         if operations:
-            await self._client.json_patch(ROUTING_POLICIES, namespace, policy, operations, manager=MANAGER_STATUS, subresource="status")
+            await self._client.json_patch(of_kind(kind), namespace, name, operations, manager=MANAGER_STATUS, subresource="status")
 
     # What was answered
 
@@ -191,8 +196,13 @@ def may_prune(child: Child, plan: Plan, mirror: Mirror) -> bool:
 
 
 def _own_part(kind: str, status: Mapping[str, Any]) -> Object:
-    """What the operator owns of a status: all of it, but for the routers' entries in a policy's."""
-    return {k: v for k, v in status.items() if not (kind == RoutingPolicy.KIND and k == "gateways")}
+    """What the operator owns of a status: all of it, but for the routers' entries, and the team runtime's condition in a team's."""
+    own = {k: v for k, v in status.items() if not (kind in _SHARED_WITH_ROUTERS and k == "gateways")}
+    if kind == AgentTeam.KIND and "conditions" in own:
+        # where the API server puts the other writer's entry says nothing about ours
+        ours = (c for c in own["conditions"] if c["type"] != ConditionType.PROGRAMMED)
+        own["conditions"] = sorted(ours, key=lambda c: str(c["type"]))
+    return own
 
 
 def _manifest_key(manifest: Manifest) -> str:

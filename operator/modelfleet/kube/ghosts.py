@@ -1,4 +1,4 @@
-"""The list-and-compare of our three kinds: what a gap in Kopf's streams swallowed, and whether they still speak.
+"""The list-and-compare of our four kinds: what a gap in Kopf's streams swallowed, and whether they still speak.
 
 Each sweep lists metadata only. What the mirror held before the list began and the list lacks, or shows under another uid, is dropped; what arrived
 meanwhile is left alone. An object that was newer in one list than in the mirror, and that the mirror still has not caught up with by the next list,

@@ -1,6 +1,6 @@
 """Everything the operator has observed, in memory: one level-based picture, from which ``snapshot`` cuts a World.
 
-Our three kinds arrive by ``hear`` (Kopf delivers, nobody tells what a gap swallowed: ``ghosts.py``); nodes, pods and our children by informers,
+Our four kinds arrive by ``hear`` (Kopf delivers, nobody tells what a gap swallowed: ``ghosts.py``); nodes, pods and our children by informers,
 which replace on every list. Objects are parsed once, when they arrive. Nothing is decided here.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
 from modelfleet.api.parse import InvalidObject, parse
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import KINDS, AcceleratorClass, AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.common import Kind
 from modelfleet.core.render.labels import COMPONENT, FLAVOR, GATEWAY_SELECTOR, MANAGED_BY, MANAGED_BY_VALUE, MANAGER_CHILDREN, POOL
 from modelfleet.core.world import Defaults, Gateway, Node, Pod, Telemetry, Workload, World
@@ -29,7 +29,7 @@ __all__ = ["Child", "Mirror", "Ours", "Seen"]
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_MODELS: Final[dict[str, type[Kind]]] = {model.KIND: model for model in (AcceleratorClass, ModelPool, RoutingPolicy)}
+_MODELS: Final[dict[str, type[Kind]]] = {model.KIND: model for model in KINDS}
 _GATEWAY_LABELS: Final = dict(pair.split("=", 1) for pair in GATEWAY_SELECTOR.split(","))
 _CHILD_SELECTOR: Final = f"{MANAGED_BY}={MANAGED_BY_VALUE},{POOL}"
 
@@ -182,6 +182,7 @@ class Mirror:
             now=now,
             pools=tuple(p for p in parsed if isinstance(p, ModelPool)),
             policies=tuple(p for p in parsed if isinstance(p, RoutingPolicy)),
+            teams=tuple(p for p in parsed if isinstance(p, AgentTeam)),
             classes=tuple(p for p in parsed if isinstance(p, AcceleratorClass)),
             invalid=tuple(p for p in parsed if isinstance(p, InvalidObject)),
             nodes=tuple(self._nodes[key].record for key in sorted(self._nodes)),

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool, RoutingPolicy
+from modelfleet.api.v1alpha1 import AcceleratorClass, AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.common import GROUP, VERSION
 
 __all__ = [
     "ACCELERATOR_CLASSES",
+    "AGENT_TEAMS",
     "CRDS",
     "DEPLOYMENTS",
     "ENDPOINT_SLICES",
@@ -56,6 +57,7 @@ class Resource:
 
 
 MODEL_POOLS: Final = Resource(GROUP, VERSION, ModelPool.PLURAL, ModelPool.KIND)
+AGENT_TEAMS: Final = Resource(GROUP, VERSION, AgentTeam.PLURAL, AgentTeam.KIND)
 ROUTING_POLICIES: Final = Resource(GROUP, VERSION, RoutingPolicy.PLURAL, RoutingPolicy.KIND)
 ACCELERATOR_CLASSES: Final = Resource(GROUP, VERSION, AcceleratorClass.PLURAL, AcceleratorClass.KIND, namespaced=False)
 NODES: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
@@ -69,7 +71,7 @@ ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "E
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 CRDS: Final = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
-OURS: Final = (ACCELERATOR_CLASSES, MODEL_POOLS, ROUTING_POLICIES)
+OURS: Final = (ACCELERATOR_CLASSES, MODEL_POOLS, ROUTING_POLICIES, AGENT_TEAMS)
 
 _BY_KIND: Final = {r.kind: r for r in (*OURS, NODES, PODS, SERVICES, SECRETS, EVENTS, DEPLOYMENTS, ENDPOINT_SLICES, LEASES)}
 

@@ -18,6 +18,16 @@ __all__ = [
     "LOOP_LAG",
     "PLAN_ERRORS",
     "REQUESTS",
+    "TEAM_CALLS",
+    "TEAM_COMPILE_ERRORS",
+    "TEAM_COST",
+    "TEAM_OVERRUNS",
+    "TEAM_QUEUE_DEPTH",
+    "TEAM_RESERVED",
+    "TEAM_RESUMED",
+    "TEAM_RUNS",
+    "TEAM_RUN_SECONDS",
+    "TEAM_TOKENS",
     "TTFT_SECONDS",
     "USAGE_TOKENS",
     "USAGE_USD",
@@ -53,3 +63,22 @@ LOOP_LAG: Final = "modelfleet_operator_loop_lag_seconds"
 """gauge: how late the event loop woke from its last nap."""
 LEADER: Final = "modelfleet_operator_leader"
 """gauge: 1 while this process holds the Lease."""
+
+TEAM_RUNS: Final = "modelfleet_team_runs_total"
+"""counter {team, state, stop_reason}: finished runs; a cut-off is never counted as Succeeded."""
+TEAM_RUN_SECONDS: Final = "modelfleet_team_run_seconds"
+TEAM_COST: Final = "modelfleet_team_cost_micro_usd_total"
+"""counter {team, role, target}: micro-dollars charged to runs, cancelled and failed calls included."""
+TEAM_TOKENS: Final = "modelfleet_team_tokens_total"
+"""counter {team, role, direction=input|output}."""
+TEAM_CALLS: Final = "modelfleet_team_calls_total"
+"""counter {team, role, outcome}: attempts at model calls; Succeeded, Cancelled or an error class."""
+TEAM_RESERVED: Final = "modelfleet_team_reservation_open_micro_usd"
+"""gauge {team}: reserved for open calls; zero when nothing runs."""
+TEAM_OVERRUNS: Final = "modelfleet_team_overrun_total"
+"""counter {team}: calls whose provider reported more than was reserved."""
+TEAM_QUEUE_DEPTH: Final = "modelfleet_team_queue_depth"
+TEAM_RESUMED: Final = "modelfleet_team_resumed_total"
+"""counter {team}: runs taken up again from the journal after a restart."""
+TEAM_COMPILE_ERRORS: Final = "modelfleet_team_compile_errors_total"
+"""counter: compilations that raised; the runtime kept the plans it had."""

@@ -15,10 +15,9 @@ import asyncio
 import hashlib
 import logging
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +25,12 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from modelfleet.core.routing.ir import PodCluster, PolicyPlan, RemoteCluster, RoutingPlan, SecretRef
+from modelfleet.core.routing.ir import PolicyPlan, RoutingPlan, SecretRef, TeamRoute
 from modelfleet.core.routing.rewrite import REWRITE_FILE, REWRITE_SOURCE
 from modelfleet.core.routing.xds import GatewaySettings, Resources, resources, secret_name
 
 from .protos import CDS, EDS, LDS, RDS, SDS, add_ads, discovery, make_secret, pack
+from .slices import Slice, effective, slices, words
 
 __all__ = ["AdsServer"]
 
@@ -38,20 +38,10 @@ log = logging.getLogger(__name__)
 
 _ORDER: Final = (CDS, EDS, SDS, LDS, RDS)
 _WHOLE: Final = (CDS, LDS)  # state of the world: each response carries all of them; the others carry what changed
-_MAX_MESSAGE: Final = 500
 _CLUSTERS_FILE: Final = "clusters.pb"
-_NAME: Final = re.compile(r'^name: "([^"]*)"', re.MULTILINE)
 
 Register = Callable[[Any], None]
 Secrets = Mapping[SecretRef, tuple[str, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """A policy and the clusters it refers to, without addresses: what one refusal can be blamed on."""
-
-    policy: PolicyPlan
-    clusters: tuple[PodCluster | RemoteCluster, ...]
 
 
 @dataclass(slots=True)
@@ -119,10 +109,10 @@ class AdsServer:
         self._plan: RoutingPlan | None = None
         self._secrets: Secrets = {}
         self._snapshot = _Snapshot()
-        self._good: dict[str, _Slice] = {}
-        self._pushed: dict[str, _Slice] = {}
+        self._good: dict[str, Slice] = {}
+        self._pushed: dict[str, Slice] = {}
         self._queue: list[list[str]] = []
-        self._guilty: dict[str, tuple[_Slice, str]] = {}
+        self._guilty: dict[str, tuple[Slice, str]] = {}
         self._in_envoy: dict[str, tuple[Any, str]] = {}
         self._leaving: dict[str, _Leaving] = {}
         self._parsed: dict[tuple[str, str], tuple[Any, tuple[Any, str]]] = {}
@@ -139,13 +129,18 @@ class AdsServer:
 
     @property
     def acked(self) -> Mapping[str, str]:
-        """Policy key -> version of the slice that the connected Envoy runs; empty while none is connected."""
-        return {key: s.policy.version for key, s in sorted(self._good.items())} if self.ready else {}
+        """Policy key, or ``team:<key>``, -> version of the slice that the connected Envoy runs; empty while none is connected."""
+        return {key: s.part.version for key, s in sorted(self._good.items())} if self.ready else {}
 
     @property
     def running(self) -> Mapping[str, PolicyPlan]:
         """Policy key -> the slice Envoy runs: what a decision may name."""
-        return {key: s.policy for key, s in sorted(self._good.items())}
+        return {key: s.part for key, s in sorted(self._good.items()) if isinstance(s.part, PolicyPlan)}
+
+    @property
+    def running_teams(self) -> Mapping[str, TeamRoute]:
+        """``team:<key>`` -> the names Envoy knows of that team."""
+        return {key: s.part for key, s in sorted(self._good.items()) if isinstance(s.part, TeamRoute)}
 
     @property
     def rejected(self) -> Mapping[str, str]:
@@ -192,14 +187,14 @@ class AdsServer:
 
     async def publish(self, plan: RoutingPlan, secrets: Secrets) -> None:
         """Make Envoy run this plan. ``secrets``: ref -> (resourceVersion, value). Returns at once; see ``acked`` and ``rejected``."""
-        before = None if self._plan is None else _slices(self._plan)
+        before = None if self._plan is None else slices(self._plan)
         self._plan, self._secrets = plan, dict(secrets)
-        wanted = _slices(plan)
+        wanted = slices(plan)
         if wanted != before:
             self._begin(wanted)
         self._rebuild()
 
-    def _begin(self, wanted: Mapping[str, _Slice]) -> None:
+    def _begin(self, wanted: Mapping[str, Slice]) -> None:
         """Try every policy in its wanted form at once. Not for addresses alone: pods that come and go must not restart a search for the guilty."""
         self._guilty = {k: g for k, g in self._guilty.items() if wanted.get(k) == g[0]}
         self._queue = []
@@ -210,7 +205,7 @@ class AdsServer:
     def _rebuild(self) -> None:
         if self._plan is None:
             return
-        made = resources(_effective(self._plan, self._pushed), self._settings)
+        made = resources(effective(self._plan, self._pushed), self._settings)
         snapshot = _Snapshot()
         for type_url, found in ((LDS, made.listeners), (RDS, made.routes), (CDS, made.clusters), (EDS, made.endpoints)):
             snapshot.resources[type_url] = {name: self._parse(type_url, name, raw) for name, raw in found.items()}
@@ -383,7 +378,7 @@ class AdsServer:
 
     def _refused(self, stream: _Stream, type_url: str, message: str) -> None:
         self.refusals += 1
-        shown = "a secret" if type_url == SDS else _words(message)
+        shown = "a secret" if type_url == SDS else words(message)
         log.warning("envoy refused %s: %s", type_url.rpartition(".")[2], shown)
         if stream is not self._stream or type_url not in (CDS, RDS):
             return
@@ -400,46 +395,9 @@ class AdsServer:
 
     def _push_next(self) -> None:
         """What is good, and the next lot of suspects in their wanted form. A refused policy stays in its last good form."""
-        wanted = {} if self._plan is None else _slices(self._plan)
+        wanted = {} if self._plan is None else slices(self._plan)
         lot = self._queue.pop() if self._queue else []
         pushed = {k: s for k, s in self._good.items() if k in wanted}
         pushed |= {k: wanted[k] for k in lot if k in wanted and k not in self._guilty}
         self._pushed = pushed
         self._rebuild()
-
-
-def _words(message: str) -> str:
-    """Envoy's reason in its own words. Of a refused constraint it sends the whole resource and a chain of messages: its name and the last one are kept."""
-    dump, found, reason = message.rpartition("\n}\n: ")
-    if not found:
-        return message.strip()[:_MAX_MESSAGE]
-    name = _NAME.search(dump)
-    last = reason.rpartition("caused by ")[2].strip().removesuffix(")")
-    return f"{name[1] if name else 'resource'}: {last}"[:_MAX_MESSAGE]
-
-
-def _slices(plan: RoutingPlan) -> dict[str, _Slice]:
-    clusters: dict[str, PodCluster | RemoteCluster] = {p.name: replace(p, addresses=(), concurrency=0) for p in plan.pod_clusters}
-    clusters |= {r.name: r for r in plan.remote_clusters}
-    return {policy.key: _Slice(policy, tuple(clusters[name] for name in sorted({c for _, c in policy.groups}) if name in clusters)) for policy in plan.policies}
-
-
-def _effective(plan: RoutingPlan, slices: Mapping[str, _Slice]) -> RoutingPlan:
-    """The plan with only these slices; pods keep their present addresses. Where two slices differ about a cluster, the wanted form is the one to try."""
-    ready, wanted = {p.name: p for p in plan.pod_clusters}, _slices(plan)
-    pods: dict[str, PodCluster] = {}
-    remotes: dict[str, RemoteCluster] = {}
-    for _, part in sorted(slices.items(), key=lambda item: (item[1] == wanted.get(item[0]), item[0])):
-        for cluster in part.clusters:
-            if isinstance(cluster, RemoteCluster):
-                remotes[cluster.name] = cluster
-            else:
-                now = ready.get(cluster.name)
-                pods[cluster.name] = cluster if now is None else replace(cluster, addresses=now.addresses)
-    policies = tuple(part.policy for _, part in sorted(slices.items()))
-    return replace(
-        plan,
-        policies=policies,
-        pod_clusters=tuple(pods[n] for n in sorted(pods)),
-        remote_clusters=tuple(remotes[n] for n in sorted(remotes)),
-    )

@@ -23,10 +23,13 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf import struct_pb2
 from google.rpc import status_pb2
 
-from modelfleet.core.explain import explain_request
+from modelfleet.core.explain import compiled_sentence, explain_request
+from modelfleet.core.routing.compiled import compiled_route, decision_header, facts_of, team_header
 from modelfleet.core.routing.decide import Decision, RoutingTable, decide, refuse, routing_table
-from modelfleet.core.routing.ir import RoutingPlan
+from modelfleet.core.routing.ir import RoutingPlan, TeamRoute
 from modelfleet.core.routing.request import BadRequest, RequestFacts, read_request
+
+from .grants import GrantReader
 
 __all__ = ["Decider", "Remembered", "answer_bytes", "decision_json", "question"]
 
@@ -60,17 +63,20 @@ class Remembered:
 
 
 class Decider:
-    """Answers Checks from the present plan. ``on_decided`` hears the seconds each one took."""
+    """Answers Checks from the present plan. ``on_decided`` hears the seconds each one took; ``grants`` tells what a request's grant is worth."""
 
-    def __init__(self, on_decided: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(self, on_decided: Callable[[float], None] = lambda _: None, grants: GrantReader | None = None) -> None:
         self._table: RoutingTable = {}
+        self._teams: Mapping[str, TeamRoute] = {}
         self._on_decided = on_decided
+        self._grants = grants or GrantReader()
         self._prefixes: dict[tuple[str, str, tuple[str, ...]], bytes] = {}
         self._recent: OrderedDict[str, Remembered] = OrderedDict()
 
     def use(self, plan: RoutingPlan) -> None:
         """Decide from ``plan`` from now on."""
         self._table = routing_table(plan)
+        self._teams = {name: team for team in plan.teams for name in team.names}
         self._prefixes.clear()
 
     def recall(self, decision_id: str) -> Remembered | None:
@@ -83,8 +89,15 @@ class Decider:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": handler}),))
 
     def ask(self, body: bytes, headers: Mapping[str, str], decision_id: str, lifted: str | None = None, policy: str | None = None) -> Remembered:
-        """One decision, as for Envoy; also what ``/explain`` answers from. Nothing is remembered."""
-        return question(self._table, body, headers, decision_id, lifted=lifted, policy=policy)[0]
+        """One decision, as for Envoy. Nothing is remembered."""
+        return question(self._table, body, headers, decision_id, lifted=lifted, policy=policy, grants=self._grants)[0]
+
+    def explain(self, body: bytes, headers: Mapping[str, str], policy: str | None = None) -> dict[str, Any]:
+        """What would become of a request, and why. ``compiled``: what Envoy answers without asking; None where it asks."""
+        asked = self.ask(body, headers, "explain", policy=policy)
+        answer = decision_json(asked) | {"compiled": compiled_json(self._table, body, headers)}
+        team = self._teams.get(asked.decision.entrypoint)
+        return answer if team is None else answer | team_json(team, asked.decision.entrypoint)
 
     def check(self, request: Any) -> bytes | None:
         """The answer to one CheckRequest, serialised; None: there is nothing to say about this route."""
@@ -100,6 +113,7 @@ class Decider:
             _decision_id(headers.get("x-request-id") or http.id),
             lifted=lifted.string_value if lifted is not None else None,
             policy=attributes.context_extensions.get("policy"),
+            grants=self._grants,
         )
         self._remember(remembered)
         answer = self._answer(remembered.decision, facts)
@@ -129,11 +143,14 @@ class Decider:
 
 
 def question(
-    table: RoutingTable, body: bytes, headers: Mapping[str, str], decision_id: str, *, lifted: str | None, policy: str | None
+    table: RoutingTable, body: bytes, headers: Mapping[str, str], decision_id: str, *, lifted: str | None, policy: str | None, grants: GrantReader
 ) -> tuple[Remembered, RequestFacts | None]:
     """Body and headers -> decision: the one path that Envoy's Checks and every explanation share."""
+    cut = headers.get("x-envoy-auth-partial-body") == "true"
     try:
-        facts = read_request(body, headers, lifted, cut=headers.get("x-envoy-auth-partial-body") == "true")
+        facts = read_request(body, headers, lifted, cut=cut, bounded=_needs_grant(table, lifted))
+        if facts.bound is None and not cut and _needs_grant(table, facts.model):
+            facts = read_request(body, headers, lifted, bounded=True)
     except BadRequest as error:
         return Remembered(refuse(decision_id, lifted or "", error), None), None
     features = Features(
@@ -146,7 +163,13 @@ def question(
         stream=facts.stream,
         body_cut=facts.body_cut,
     )
-    return Remembered(decide(table, facts, decision_id, route_policy=policy or None), features), facts
+    grant = grants(headers) if _needs_grant(table, facts.model) else None
+    return Remembered(decide(table, facts, decision_id, route_policy=policy or None, grant=grant), features), facts
+
+
+def _needs_grant(table: RoutingTable, model: str | None) -> bool:
+    entry = table.get(model or "")
+    return entry is not None and entry.policy.granted
 
 
 def decision_json(remembered: Remembered) -> dict[str, Any]:
@@ -167,6 +190,26 @@ def decision_json(remembered: Remembered) -> dict[str, Any]:
         "features": None if remembered.features is None else asdict(remembered.features),
         "explanation": explain_request(decision),
     }
+
+
+def compiled_json(table: RoutingTable, body: bytes, headers: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a compiled route answers to this request: rule, chain, and the facts that its order was made from. None: the decider is asked."""
+    try:
+        entry = table.get(read_request(body, headers).model)
+    except BadRequest:
+        return None
+    route = None if entry is None else compiled_route(entry, headers, body)
+    if entry is None or route is None:
+        return None
+    facts = facts_of(entry, route)
+    header = decision_header(entry.policy, route)
+    return {"rule": route.rule or None, "chain": list(route.chain), "header": header, "facts": facts, "explanation": compiled_sentence(facts)}
+
+
+def team_json(team: TeamRoute, name: str) -> dict[str, Any]:
+    """A team's name is not decided upon: its runtime answers."""
+    said = [f"model {name}: team {team.team}, generation {team.generation}", "answer: the team runtime, which calls models for each role under grants"]
+    return {"team": team.team, "policy": "", "generation": team.generation, "why": "Team", "header": team_header(team), "trail": [], "explanation": said}
 
 
 def _decision_id(given: str) -> str:

@@ -23,7 +23,7 @@ from modelfleet.kube.client import Client
 from modelfleet.kube.records import endpoints_of
 from modelfleet.kube.resources import ENDPOINT_SLICES, MODEL_POOLS, ROUTING_POLICIES
 
-from .authz import Decider, decision_json
+from .authz import Decider
 
 __all__ = ["explain_from_api", "explain_from_router", "explain_lines", "explain_with"]
 
@@ -48,7 +48,7 @@ def explain_with(plan: RoutingPlan, policy: str | None, body: bytes, headers: Ma
     """The answer from a plan."""
     decider = Decider()
     decider.use(plan)
-    return decision_json(decider.ask(body, {name.lower(): value for name, value in headers.items()}, "explain", policy=policy))
+    return decider.explain(body, {name.lower(): value for name, value in headers.items()}, policy)
 
 
 def explain_lines(answer: Mapping[str, Any]) -> list[str]:
@@ -56,7 +56,8 @@ def explain_lines(answer: Mapping[str, Any]) -> list[str]:
     features = answer.get("features") or {}
     asks = [word for key, word in (("tools", "tools"), ("json_mode", "JSON"), ("vision", "images"), ("stream", "a stream")) if features.get(key)]
     size = f"request: about {features['input_tokens']} input tokens, {' and '.join(asks) or 'plain text'}" if features else "request: not readable"
-    return [size, *answer["explanation"]]
+    compiled = answer.get("compiled")
+    return [size, *answer["explanation"], *([compiled["explanation"]] if compiled else [])]
 
 
 async def _from_api(policy: str, body: bytes, headers: Mapping[str, str], kubeconfig: Path | str | None) -> dict[str, Any]:

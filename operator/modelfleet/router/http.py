@@ -48,7 +48,7 @@ def http_app(decider: Decider, registry: CollectorRegistry, ready: Callable[[], 
             if len(body) > _MAX_BODY:
                 return _json({"error": "the body is larger than 1 MiB: the gateway decides such a request by its head alone (BodyCut)"}, 413)
         headers = {name: value for name, value in request.headers.items() if name not in _HIDDEN}
-        return _json(decision_json(decider.ask(body, headers, "explain", policy=request.query_params.get("policy"))))
+        return _json(decider.explain(body, headers, request.query_params.get("policy")))
 
     routes: list[tuple[str, Endpoint, str]] = [
         ("/metrics", metrics, "GET"), ("/readyz", readyz, "GET"), ("/healthz", healthz, "GET"), ("/explain", recall, "GET"), ("/explain", explain, "POST"),

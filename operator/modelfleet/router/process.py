@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,16 @@ import grpc.aio
 import uvicorn
 
 from modelfleet.core.routing.compile import compile_routes
-from modelfleet.core.routing.ir import RoutingPlan, SecretRef
+from modelfleet.core.routing.ir import PolicyPlan, RoutingPlan, SecretRef, TeamRoute
 from modelfleet.core.routing.xds import GatewaySettings
 from modelfleet.kube.changes import Changes, Window
 from modelfleet.kube.client import Client
+from modelfleet.kube.resources import AGENT_TEAMS
 from modelfleet.observability.logging import configure
 
 from .ads import AdsServer
 from .authz import Decider
+from .grants import GrantReader
 from .health import EndpointHealth, Prober
 from .http import http_app
 from .metrics import RouterMetrics
@@ -50,9 +52,9 @@ class Router:
     def __init__(self, settings: RouterSettings, client: Client) -> None:
         self.settings = settings
         self.metrics = RouterMetrics()
-        self.decider = Decider(self.metrics.decisions.observe)
+        self.decider = Decider(self.metrics.decisions.observe, GrantReader(settings.grant_keys))
         self.changes = Changes(_WINDOW)
-        self.watches = Watches(client, settings.namespaces, self.changes.add)
+        self.watches = Watches(client, settings.namespaces, self.changes.add, settings.teams_namespace)
         gateway = GatewaySettings(
             run_dir=settings.run_dir,
             port=settings.envoy_port,
@@ -65,6 +67,7 @@ class Router:
         self.usage = UsageReceiver(self.metrics, self.health)
         self.prober = Prober(self.health, settings.ca_file, settings.egress)
         self.reporter = Reporter(client, settings.pod, lambda: self.watches.policies)
+        self.team_reporter = Reporter(client, settings.pod, lambda: self.watches.teams, resource=AGENT_TEAMS)
         self.leaving = False
         self._plan = RoutingPlan(version="")
         self._pushed: tuple[RoutingPlan, Mapping[SecretRef, tuple[str, bytes]]] | None = None
@@ -76,7 +79,8 @@ class Router:
         """Serve until ``stop`` is set; the exit code."""
         authz = await self._start_servers()
         server = _Http(uvicorn.Config(self._http(), host=self.settings.http_host, port=self.settings.http_port, log_config=None, access_log=False))
-        work: list[Coroutine[Any, Any, Any]] = [self.watches.run(), self._follow(), self.reporter.run(), self.prober.run(), server.serve(), stop.wait()]
+        reports = (self.reporter.run(), self.team_reporter.run())
+        work: list[Coroutine[Any, Any, Any]] = [self.watches.run(), self._follow(), *reports, self.prober.run(), server.serve(), stop.wait()]
         tasks = [asyncio.create_task(item) for item in work]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         failed = [task for task in done if task is not tasks[-1]]
@@ -134,7 +138,8 @@ class Router:
             self.usage.use(plan)
             self.prober.watch((*plan.remote_clusters, *plan.dropped), secrets)
             await self.ads.publish(plan, secrets)
-            _log.info("plan %s: %d policies, %d clusters", plan.version, len(plan.policies), len(plan.pod_clusters) + len(plan.remote_clusters))
+            clusters = len(plan.pod_clusters) + len(plan.remote_clusters)
+            _log.info("plan %s: %d policies and targets, %d teams, %d clusters", plan.version, len(plan.policies), len(plan.teams), clusters)
         self._tell()
 
     def _acknowledged(self) -> None:
@@ -153,18 +158,25 @@ class Router:
         policies = tuple(p if running[p.key].version == p.version else running[p.key] for p in self._plan.policies if p.key in running)
         self.decider.use(replace(self._plan, policies=policies))
         if self.ads.ready:
-            acked, rejected = self.ads.acked, self.ads.rejected
-            self.reporter.tell(
-                {
-                    p.key: Running(
-                        generation=running[p.key].generation if p.key in acked else 0,
-                        version=acked.get(p.key, ""),
-                        rejected=rejected.get(p.key),
-                        missing=self._missing.get(p.key, ()),
-                    )
-                    for p in self._plan.policies
-                }
+            self._report(running)
+
+    def _report(self, running: Mapping[str, PolicyPlan]) -> None:
+        """A team runs where the routes of its roles' calls do too, those that can be made."""
+        acked, rejected, teams = self.ads.acked, self.ads.rejected, self.ads.running_teams
+        planned = {p.key for p in self._plan.policies}
+
+        def of(key: str, now: PolicyPlan | TeamRoute | None, needs: Iterable[str] = ()) -> Running:
+            parts = (key, *(need for need in needs if need in planned))
+            runs = now is not None and all(part in acked for part in parts)
+            return Running(
+                generation=now.generation if now is not None and runs else 0,
+                version=acked[key] if runs else "",
+                rejected=next((rejected[part] for part in parts if part in rejected), None),
+                missing=self._missing.get(key, ()),
             )
+
+        self.reporter.tell({p.key: of(p.key, running.get(p.key)) for p in self._plan.policies if not p.granted})
+        self.team_reporter.tell({t.team: of(t.key, teams.get(t.key), t.targets) for t in self._plan.teams})
 
 
 class _Http(uvicorn.Server):

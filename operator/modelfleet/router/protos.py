@@ -5,14 +5,16 @@ Only this file and the servers beside it import ``envoy``; a message the Python 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import grpc
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
-from envoy.config.route.v3 import route_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2 as als_config
 from envoy.extensions.filters.http.credential_injector.v3 import credential_injector_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
@@ -62,19 +64,27 @@ def add_ads(stream: Any, server: Any) -> None:
 
 def pack(raw: Mapping[str, Any]) -> Any:
     """JSON of a resource (with its ``@type``) as an Any; raises json_format.ParseError where the JSON does not fit the proto."""
-    refreshing: list[int] = []
-    known = _without_refresh(raw, refreshing)
-    packed = json_format.ParseDict(known, any_pb2.Any())
-    if not refreshing:
-        return packed
-    table = route_pb2.RouteConfiguration()
-    packed.Unpack(table)
-    for host in table.virtual_hosts:
-        for route in host.routes:
-            if route.route.HasField("retry_policy"):
-                route.route.retry_policy.MergeFromString(_REFRESH_CLUSTER_ON_RETRY)
+    if raw.get("@type") != RDS:
+        return json_format.ParseDict(dict(raw), any_pb2.Any())
+    hosts = raw["virtual_hosts"]
+    bare = {k: v for k, v in raw.items() if k != "@type"} | {"virtual_hosts": [{k: v for k, v in host.items() if k != "routes"} for host in hosts]}
+    table = json_format.ParseDict(bare, route_pb2.RouteConfiguration())
+    for host, read in zip(table.virtual_hosts, hosts, strict=True):
+        for route in read["routes"]:
+            host.routes.add().MergeFromString(_route(json.dumps(route)))
+    packed = any_pb2.Any()
     packed.Pack(table)
     return packed
+
+
+@lru_cache(maxsize=8192)
+def _route(text: str) -> bytes:
+    """One route, serialised. Parsing takes half a millisecond, and of a table with a changed route all others are as they were."""
+    refreshing: list[int] = []
+    route = json_format.ParseDict(_without_refresh(json.loads(text), refreshing), route_components_pb2.Route())
+    if refreshing:
+        route.route.retry_policy.MergeFromString(_REFRESH_CLUSTER_ON_RETRY)
+    return bytes(route.SerializeToString(deterministic=True))
 
 
 def _without_refresh(value: Any, found: list[int]) -> Any:

@@ -1,4 +1,4 @@
-"""What this gateway's Envoy runs of each policy -> the gateway's own entry in the policy's status.
+"""What this gateway's Envoy runs of each policy, or of each team -> the gateway's own entry in its status.
 
 Decided here: when an entry is written (the acknowledged slice, a refusal or a missing Secret changed; at most once a second; again after an error).
 Each router owns its entry under a field manager of its own, so peers never delete each other's. Endpoints that come and go write nothing.
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from modelfleet.api.v1alpha1 import RoutingPolicy
+from modelfleet.api.v1alpha1 import AgentTeam, RoutingPolicy
 from modelfleet.api.v1alpha1.routingpolicy import GatewayStatus
 from modelfleet.core.render.labels import MANAGER_ROUTER_PREFIX
 from modelfleet.errors import ApiError, NotFound
 from modelfleet.kube.client import Client
-from modelfleet.kube.resources import ROUTING_POLICIES
+from modelfleet.kube.resources import ROUTING_POLICIES, Resource
 
 __all__ = ["Reporter", "Running"]
 
@@ -29,7 +29,7 @@ _LONGEST_PAUSE: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What Envoy runs of one policy. ``version`` empty: nothing yet. ``rejected``: Envoy's words about the present form."""
+    """What Envoy runs of one object. ``version`` empty: nothing yet. ``rejected``: Envoy's words about the present form."""
 
     generation: int = 0
     version: str = ""
@@ -38,25 +38,34 @@ class Running:
 
 
 class Reporter:
-    """Keeps the entry of one gateway pod true in every policy's status."""
+    """Keeps the entry of one gateway pod true in the status of every object of one kind."""
 
-    def __init__(self, client: Client, pod: str, policies: Callable[[], Mapping[str, RoutingPolicy]], *, pause: float = _PAUSE) -> None:
-        """``policies`` gives the policies as the watch has them; ``pause`` in seconds between rounds of writes."""
+    def __init__(
+        self,
+        client: Client,
+        pod: str,
+        objects: Callable[[], Mapping[str, RoutingPolicy] | Mapping[str, AgentTeam]],
+        *,
+        resource: Resource = ROUTING_POLICIES,
+        pause: float = _PAUSE,
+    ) -> None:
+        """``objects`` gives them as the watch has them; ``pause`` in seconds between rounds of writes."""
         self._client = client
         self._pod = pod
-        self._policies = policies
+        self._resource = resource
+        self._objects = objects
         self._pause = pause
         self._wanted: Mapping[str, Running] = {}
         self._written: dict[str, tuple[Running, int]] = {}
         self._news = asyncio.Event()
 
     def tell(self, running: Mapping[str, Running]) -> None:
-        """The present truth, policy key -> what runs; written soon if it differs from what was."""
+        """The present truth, key -> what runs; written soon if it differs from what was."""
         self._wanted = dict(running)
         self._news.set()
 
     async def run(self) -> None:
-        """Write until cancelled; a policy that cannot be written now is tried again, less and less often."""
+        """Write until cancelled; an object that cannot be written now is tried again, less and less often."""
         pause = self._pause
         while True:
             await self._news.wait()
@@ -82,21 +91,21 @@ class Reporter:
 
         A router that restarts finds its own entry: equal content needs no write, and keeps the time of the first acknowledgement.
         """
-        policy = self._policies().get(key)
+        found = self._objects().get(key)
         written, at = self._written.get(key, (None, 0))
-        if policy is None or _number(policy.metadata.resource_version) < at:
+        if found is None or _number(found.metadata.resource_version) < at:
             return written == running
-        return any(entry.name == self._pod and _content(entry) == running for entry in policy.status.gateways)
+        return any(entry.name == self._pod and _content(entry) == running for entry in found.status.gateways)
 
     async def _write(self, key: str, running: Running) -> bool:
         namespace, _, name = key.partition("/")
         body = {"status": {"gateways": [_entry(self._pod, running)]}}
         try:
-            after = await self._client.apply(ROUTING_POLICIES, namespace, name, body, MANAGER_ROUTER_PREFIX + self._pod, subresource="status")
+            after = await self._client.apply(self._resource, namespace, name, body, MANAGER_ROUTER_PREFIX + self._pod, subresource="status")
         except NotFound:
             return True
         except ApiError as error:
-            _log.warning("cannot write the status of policy %s, trying again: %s", key, error)
+            _log.warning("cannot write the status of %s %s, trying again: %s", self._resource.kind, key, error)
             return False
         self._written[key] = (running, _number((after.get("metadata") or {}).get("resourceVersion", "")))
         return True

@@ -40,15 +40,23 @@ class _Watch:
     task: asyncio.Task[None]
 
 
-def wanted_secrets(policies: Iterable[RoutingPolicy], pools: Mapping[str, ModelPool]) -> dict[str, tuple[SecretRef, ...]]:
-    """Policy key -> the keys of Secrets that the endpoints behind it need, sorted."""
-    return {policy.key: tuple(sorted({ref for key in _pools_of(policy) if key in pools for ref in _refs(pools[key])})) for policy in policies}
+def wanted_secrets(
+    policies: Iterable[RoutingPolicy], pools: Mapping[str, ModelPool], teams: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, tuple[SecretRef, ...]]:
+    """Key of a policy or a team in the plan -> the keys of Secrets that the endpoints behind it need, sorted.
+
+    ``teams``: key in the plan -> the pools that the team's roles reach.
+    """
+    behind: dict[str, Iterable[str]] = {policy.key: _pools_of(policy) for policy in policies}
+    return {
+        name: tuple(sorted({ref for key in reached if key in pools for ref in _refs(pools[key])})) for name, reached in (behind | dict(teams or {})).items()
+    }
 
 
 def missing_secrets(wanted: Mapping[str, tuple[SecretRef, ...]], held: Iterable[SecretRef]) -> dict[str, tuple[str, ...]]:
-    """Policy key -> what it lacks, as its status says it (``secret/<name>``), at most 16."""
+    """Key -> what it lacks, as its status says it (``secret/<name>``), at most 16."""
     there = set(held)
-    return {policy: tuple(sorted({f"secret/{ref.name}" for ref in refs if ref not in there}))[:16] for policy, refs in wanted.items()}
+    return {name: tuple(sorted({f"secret/{ref.name}" for ref in refs if ref not in there}))[:16] for name, refs in wanted.items()}
 
 
 class SecretWatches:

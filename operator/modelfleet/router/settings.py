@@ -16,6 +16,7 @@ class RouterSettings:
     """``namespaces``: those whose policies this gateway serves (empty: all). ``drain``: seconds between "not ready" and the end. Ports are TCP.
 
     ``decide_timeout``: seconds that Envoy waits for a decision before the static chain serves. ``egress``: where remote endpoints may point.
+    ``grant_keys``: the folder of the keys that sign grants (None: no grant is known). ``teams_namespace``: where the team runtime runs (None: anywhere).
     """
 
     pod: str = "gateway"
@@ -30,6 +31,8 @@ class RouterSettings:
     drain: float = 5.0
     decide_timeout: float = 0.05
     egress: Egress = field(default_factory=Egress)
+    grant_keys: str | None = None
+    teams_namespace: str | None = None
     kubeconfig: str | None = None
 
 
@@ -49,6 +52,8 @@ def read_settings(environment: Mapping[str, str]) -> RouterSettings:
         drain=float(_integer(environment, "MODELFLEET_DRAIN_SECONDS", int(default.drain))),
         decide_timeout=_integer(environment, "MODELFLEET_DECIDE_TIMEOUT_MS", round(default.decide_timeout * 1000)) / 1000,
         egress=_egress(environment.get("MODELFLEET_ENDPOINTS_ALLOW", "")),
+        grant_keys=environment.get("MODELFLEET_GRANT_KEYS_DIR") or None,
+        teams_namespace=environment.get("MODELFLEET_NAMESPACE") or environment.get("POD_NAMESPACE") or None,
         kubeconfig=environment.get("MODELFLEET_KUBECONFIG") or None,
     )
 

@@ -144,7 +144,7 @@ def finished_of(entry: Any) -> Finished:
     return Finished(
         decision=_text(decided, "id"),
         policy=_text(decided, "policy") or _tag(tags, "policy"),
-        rule=_text(decided, "rule"),
+        rule=_text(decided, "rule") or _tag(tags, "rule"),
         served=_pool_flavor(_tag(tags, "served")),
         refused_by=_pool_flavor(_text(_struct(metadata, "modelfleet.upstream"), "key_refused")),
         cluster=common.upstream_cluster,

@@ -560,16 +560,15 @@ def test_an_endpoint_before_pods_holds_everything_until_it_is_down() -> None:
     assert (fleet.desired("boss", "remote"), fleet.ready("boss")) == (2, 0)
 
 
-@pytest.mark.parametrize(("remote", "ready"), [(False, "False"), (True, "True")])
-def test_zero_replicas_stop_the_pods_and_nothing_is_called_serving(remote: bool, ready: str) -> None:
+@pytest.mark.parametrize(("remote", "answers"), [(False, "nothing answers"), (True, "remote answers what still comes")])
+def test_zero_replicas_stop_the_pods_and_nothing_is_called_serving(remote: bool, answers: str) -> None:
     pool = a_pool("boss").wants("h100")
     fleet = FakeFleet([(pool.or_endpoint() if remote else pool).build()], [H100], [a_node("a", "h100")])
     fleet.settle()
     fleet.change_spec("boss", replicas=0)
     fleet.settle()
     assert (fleet.ready("boss"), fleet.desired("boss", "remote")) == (0, 0)
-    assert condition(fleet, "Ready")[:2] == (ready, "ScaledToZero")
-    assert "serv" not in condition(fleet, "Ready")[2]
+    assert condition(fleet, "Ready") == ("True", "ScaledToZero", f"0 replicas are wanted; {answers}")
     assert condition(fleet, "Degraded")[0] == "False"
     assert condition(fleet, "Progressing")[0] == "False"
     status = fleet.pools["apps/boss"].status

@@ -16,7 +16,7 @@ from tests.support.envoy import remove, short_dir, validate
 from modelfleet.api.v1alpha1 import ModelPool, RoutingPolicy
 from modelfleet.core.routing.bootstrap import bootstrap, bootstrap_text
 from modelfleet.core.routing.compile import compile_routes
-from modelfleet.core.routing.ir import Address, RoutingWorld, SecretRef
+from modelfleet.core.routing.ir import Address, RoutingWorld, SecretRef, TeamRoute
 from modelfleet.core.routing.rewrite import REWRITE_FILE, REWRITE_SOURCE
 from modelfleet.core.routing.xds import GatewaySettings, Resources, resources
 from modelfleet.router.protos import pack
@@ -34,6 +34,8 @@ def world(case: str) -> RoutingWorld:
         policies=tuple(RoutingPolicy.model_validate(p) for p in raw.get("policies", [])),
         addresses={k: tuple(Address(**a) for a in v) for k, v in raw.get("addresses", {}).items()},
         secrets=None if secrets is None else frozenset(SecretRef(**s) for s in secrets),
+        teams=tuple(TeamRoute(**{k: tuple(v) if isinstance(v, list) else v for k, v in t.items()}) for t in raw.get("teams", [])),
+        team_addresses=tuple(Address(**a) for a in raw.get("teamAddresses", [])),
     )
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "MANAGER_NODES",
     "MANAGER_ROUTER_PREFIX",
     "MANAGER_STATUS",
+    "MANAGER_TEAMS",
     "PAUSED",
     "POOL",
 ]
@@ -33,4 +34,5 @@ GATEWAY_SELECTOR: Final = f"{COMPONENT}=gateway,app.kubernetes.io/part-of=modelf
 MANAGER_CHILDREN: Final = "modelfleet"
 MANAGER_STATUS: Final = "modelfleet-status"
 MANAGER_NODES: Final = "modelfleet-nodes"
+MANAGER_TEAMS: Final = "modelfleet-teams"
 MANAGER_ROUTER_PREFIX: Final = "modelfleet-router-"

@@ -8,14 +8,15 @@ Decided here: which rule matches, which candidates can serve, in which order the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-
-import msgspec
 
 from modelfleet.api.conditions import DecisionReason
 from modelfleet.api.v1alpha1.routingpolicy import Match, Rule
+from modelfleet.core.grants import Grant
 
+from .answer import Decision, Refusal, Step
+from .granted import Given, Tariff, affordable, grant_refusal
 from .ir import CandidatePlan, EntrypointPlan, PolicyPlan, RoutingPlan
 from .request import BadRequest, RequestFacts
 
@@ -23,67 +24,18 @@ __all__ = ["Decision", "Entry", "Refusal", "RoutingTable", "Step", "decide", "re
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One step of the trail: what was found about ``subject`` (a candidate or a rule). ``need`` and ``have`` are tokens or attempts."""
+class Entry:
+    """A public model name: the policy that owns it, the rule it pins, and the policy's candidates by name.
 
-    code: DecisionReason
-    subject: str = ""
-    need: int = 0
-    have: int = 0
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The client is told no: HTTP status and an OpenAI error body."""
-
-    status: int
-    code: DecisionReason
-    message: str
-
-    def body(self) -> bytes:
-        """The body as OpenAI clients expect it."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return msgspec.json.encode({"error": {"message": self.message, "type": kind, "param": None, "code": str(self.code)}})
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The answer to one request. ``chain``: candidates in the order tried; ``groups``: their groups, padded to the policy's attempts.
-
-    No groups and no refusal (``undecided``): there is nothing to say, and the route does what it does without a decider.
+    ``tariff``: of a target that needs grants. ``ready``: pool key -> ready pods, which explanations tell.
     """
 
-    id: str
-    entrypoint: str
-    policy: str
-    generation: int
-    rule: str
-    why: DecisionReason
-    chain: tuple[str, ...]
-    groups: tuple[str, ...]
-    trail: tuple[Step, ...]
-    refusal: Refusal | None = None
-
-    @property
-    def undecided(self) -> bool:
-        """True when the plan does not hold the route that Envoy picked."""
-        return not self.groups and self.refusal is None
-
-    @property
-    def header(self) -> str:
-        """The value of x-modelfleet-decision."""
-        policy = f"{self.policy}/{self.generation}" if self.policy else "-"
-        return f"id={self.id};policy={policy};rule={self.rule or '-'};chain={','.join(self.chain)};why={self.why}"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A public model name: the policy that owns it, the rule it pins, and the policy's candidates by name."""
-
     policy: PolicyPlan
+    entrypoint: EntrypointPlan
     pinned: Rule | None
     candidates: Mapping[str, CandidatePlan]
+    tariff: Tariff | None = None
+    ready: Mapping[str, int] = field(default_factory=dict)
 
 
 RoutingTable = Mapping[str, Entry]
@@ -92,20 +44,34 @@ RoutingTable = Mapping[str, Entry]
 
 def routing_table(plan: RoutingPlan) -> RoutingTable:
     """Index a plan for ``decide``. Names are unique in a plan: compile gave each to one policy."""
-    return {entrypoint.name: _entry(policy, entrypoint) for policy in plan.policies for entrypoint in policy.entrypoints}
+    flavors = {pods.name: tuple((pods.pool, f) for f in sorted({*pods.flavors, *(a.flavor for a in pods.addresses)})) for pods in plan.pod_clusters}
+    flavors |= {remote.name: ((remote.pool, remote.flavor),) for remote in plan.remote_clusters}
+    ready = {pods.pool: len(pods.addresses) for pods in plan.pod_clusters}
+
+    def entry(policy: PolicyPlan, entrypoint: EntrypointPlan) -> Entry:
+        pinned = next((rule for rule in policy.rules if rule.name == entrypoint.rule), None)
+        tariff = Tariff({group: flavors[cluster] for group, cluster in policy.groups if cluster in flavors}, plan.prices) if policy.granted else None
+        return Entry(policy, entrypoint, pinned, {candidate.name: candidate for candidate in policy.candidates}, tariff, ready)
+
+    return {entrypoint.name: entry(policy, entrypoint) for policy in plan.policies for entrypoint in policy.entrypoints}
 
 
-def _entry(policy: PolicyPlan, entrypoint: EntrypointPlan) -> Entry:
-    pinned = next((rule for rule in policy.rules if rule.name == entrypoint.rule), None)
-    return Entry(policy=policy, pinned=pinned, candidates={candidate.name: candidate for candidate in policy.candidates})
+def decide(table: RoutingTable, facts: RequestFacts, decision_id: str, *, route_policy: str | None = None, grant: Given = None) -> Decision:
+    """Decide one request. ``decision_id`` names it; ``route_policy`` is the policy whose route Envoy picked, if known; ``grant``: what the request showed.
 
-
-def decide(table: RoutingTable, facts: RequestFacts, decision_id: str, *, route_policy: str | None = None) -> Decision:
-    """Decide one request. ``decision_id`` names it; ``route_policy`` is the policy whose route Envoy picked, if known."""
+    A grant means nothing but on the target of a team's role.
+    """
     entry = table.get(facts.model)
     if entry is None or route_policy not in (None, entry.policy.key):
         return _leave_to_the_route(decision_id, facts, route_policy or "")
     trail: list[Step] = []
+    if entry.tariff is not None:
+        refusal = grant_refusal(entry.policy.key, grant, facts.bound)
+        if refusal is not None or facts.bound is None or not isinstance(grant, Grant):
+            refusal = refusal or Refusal(403, DecisionReason.GRANT_INVALID, "no grant")
+            return _refused(entry, facts, decision_id, (Step(refusal.code, detail=refusal.message),), refusal)
+        trail.append(Step(DecisionReason.GRANTED, have=grant.max_cost_micro_usd))
+        entry = replace(entry, candidates=affordable(entry.candidates.values(), entry.tariff, grant, facts.bound, trail))
     capable = _capable(entry, facts, trail)
     rule, why = _rule(entry, facts, trail)
     if rule is None:
@@ -161,7 +127,7 @@ def _leave_to_the_route(decision_id: str, facts: RequestFacts, policy: str) -> D
 def _capable(entry: Entry, facts: RequestFacts, trail: list[Step]) -> set[str]:
     """Candidates that can serve the request at all; every other leaves a step with its reason."""
     kept: set[str] = set()
-    for candidate in entry.policy.candidates:
+    for candidate in entry.candidates.values():
         obstacle = _obstacle(candidate, facts)
         if obstacle is None:
             kept.add(candidate.name)
@@ -263,12 +229,19 @@ def _chain(entry: Entry, kept: Iterable[str], trail: list[Step]) -> tuple[tuple[
 
 
 def _no_candidate(entry: Entry, facts: RequestFacts, decision_id: str, rule: str, trail: list[Step]) -> Decision:
-    """Nobody can serve: the client's fault (400) if it asked too much of candidates that run, ours (503) if none runs."""
+    """Nobody can serve: the client's fault (400) if it asked too much of candidates that run, the grant's (403) if it pays none, ours (503) if none runs."""
     drops = [step for step in trail if step.subject in entry.candidates and step.code in _ASKED_TOO_MUCH]
+    above = [f"{step.subject}: {step.detail}" for step in trail if step.code is DecisionReason.ABOVE_GRANT]
     if drops:
         refusal = Refusal(400, DecisionReason.NO_CAPABLE_CANDIDATE, f"no model behind {facts.model!r} can serve this request: {_names(drops)}")
+    elif above:
+        refusal = Refusal(403, DecisionReason.ABOVE_GRANT, f"no model behind {facts.model!r} may be asked with this grant: {'; '.join(above)}")
     else:
         refusal = Refusal(503, DecisionReason.NOT_PROGRAMMED, f"no model behind {facts.model!r} is programmed now; try again later")
+    return _refused(entry, facts, decision_id, (*trail, Step(refusal.code)), refusal, rule=rule)
+
+
+def _refused(entry: Entry, facts: RequestFacts, decision_id: str, trail: tuple[Step, ...], refusal: Refusal, *, rule: str = "") -> Decision:
     return Decision(
         id=decision_id,
         entrypoint=facts.model,
@@ -278,7 +251,7 @@ def _no_candidate(entry: Entry, facts: RequestFacts, decision_id: str, rule: str
         why=refusal.code,
         chain=(),
         groups=(),
-        trail=(*trail, Step(refusal.code)),
+        trail=trail,
         refusal=refusal,
     )
 

@@ -21,6 +21,7 @@ __all__ = [
     "Address",
     "CandidatePlan",
     "EntrypointPlan",
+    "EntrypointRoute",
     "PodCluster",
     "PolicyPlan",
     "Price",
@@ -29,6 +30,8 @@ __all__ = [
     "RoutingPlan",
     "RoutingWorld",
     "SecretRef",
+    "TeamRoute",
+    "Watchwords",
 ]
 
 
@@ -60,9 +63,26 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class TeamRoute:
+    """The model names of one team, and where its roles' calls may go (``pool:<ns>/<name>``, ``policy:<ns>/<name>``). ``version`` digests what was written."""
+
+    team: str
+    names: tuple[str, ...]
+    generation: int
+    version: str
+    targets: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Among the policies of a plan."""
+        return f"team:{self.team}"
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingWorld:
     """What compile may depend on. ``addresses``: pool key -> ready addresses, sorted.
 
+    ``teams`` and ``team_addresses``: the names that the team runtime answers for, and its ready addresses.
     ``secrets``: refs whose value is at hand; ``egress``: where endpoints may point (None: not known, as in the operator).
     ``barred``: (pool key, flavor) of endpoints whose name was seen to lead where it may not.
     """
@@ -73,11 +93,15 @@ class RoutingWorld:
     secrets: frozenset[SecretRef] | None = None
     egress: Egress | None = None
     barred: frozenset[tuple[str, str]] = frozenset()
+    teams: tuple[TeamRoute, ...] = ()
+    team_addresses: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PodCluster:
     """The pods of one pool. ``concurrency``: requests in parallel over ready replicas (0: undeclared). ``upstream_model``: the name they serve.
+
+    ``flavors``: all whose pods may ever be among them.
 
     ``max_requests``: Envoy's safety net, four times what the wanted replicas take, from the spec alone so that pods that come and go never move it.
     """
@@ -88,6 +112,7 @@ class PodCluster:
     addresses: tuple[Address, ...]
     concurrency: int = 0
     max_requests: int = 4096
+    flavors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +143,38 @@ class CandidatePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Watchwords:
+    """What a compiled route must not carry unseen: True where some candidate in reach cannot do it. ``limit``: the smallest context in tokens, 0 none."""
+
+    tools: bool = False
+    json: bool = False
+    images: bool = False
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EntrypointRoute:
+    """What Envoy can match by itself of one entrypoint: ``headers`` that must all be there, and the answer that holds for every such request.
+
+    ``needs_decider``: the answer depends on more. Else ``chain`` (candidates) and ``groups`` (with their clusters, the chain's first) are what
+    ``decide`` would answer, unless the request shows one of ``watchwords``: then it is asked after all.
+    """
+
+    headers: tuple[tuple[str, str], ...] = ()
+    rule: str = ""
+    needs_decider: bool = True
+    chain: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
+    watchwords: Watchwords = Watchwords()
+
+
+@dataclass(frozen=True, slots=True)
 class EntrypointPlan:
-    """A public model name of a policy, and the rule it pins if any."""
+    """A public model name of a policy, and the rule it pins if any. ``routes`` are tried in order; the last one takes every request."""
 
     name: str
     rule: str | None = None
+    routes: tuple[EntrypointRoute, ...] = (EntrypointRoute(),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +182,8 @@ class PolicyPlan:
     """One policy, ready to be programmed and to decide from. Times in seconds. ``version`` digests this policy's slice alone.
 
     ``static_chain``: group names of the default chain, cut or padded to ``max_attempts`` under unique names (``<group>#2``).
-    ``groups``: every group the decider may name, mapped to its cluster, the static chain's first.
+    ``groups``: every group the decider may name, mapped to its cluster, the static chain's first. ``granted``: the target of a team's role under a name of
+    its own (its key): each call needs a grant for it, and nothing is repeated that may have been billed.
     """
 
     key: str
@@ -147,6 +200,7 @@ class PolicyPlan:
     max_attempts: int
     first_byte_timeout: float
     total_timeout: float
+    granted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +218,7 @@ class RoutingPlan:
     """Every policy of one gateway. ``prices``: (pool key, flavor) -> Price, from pool status.
 
     ``dropped``: endpoints behind some policy that no chain holds, since their Secret is missing or they point where they may not.
+    ``teams``: names that lead to the team runtime, whose addresses are ``team_addresses``.
     """
 
     version: str
@@ -173,3 +228,5 @@ class RoutingPlan:
     dropped: tuple[RemoteCluster, ...] = ()
     problems: tuple[Problem, ...] = ()
     prices: Mapping[tuple[str, str], Price] = field(default_factory=dict)
+    teams: tuple[TeamRoute, ...] = ()
+    team_addresses: tuple[Address, ...] = ()

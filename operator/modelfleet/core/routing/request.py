@@ -17,9 +17,13 @@ import msgspec
 
 from modelfleet.api.conditions import DecisionReason
 
-__all__ = ["SESSION_HEADER", "BadRequest", "RequestFacts", "read_request"]
+from .bound import CallBound, call_bound
+
+__all__ = ["HIDDEN_HEADERS", "SESSION_HEADER", "BadRequest", "RequestFacts", "read_request"]
 
 SESSION_HEADER = "x-modelfleet-session"
+HIDDEN_HEADERS = frozenset(("api-key", "authorization", "cookie", "proxy-authorization", "x-api-key"))
+"""Never shown to the decider: they are keys."""
 BYTES_PER_TOKEN = 4
 """Bytes of text per input token, until a pool's own ratio is learned (docs/architecture.md)."""
 
@@ -79,7 +83,8 @@ class RequestFacts:
     """What a decision may depend on. Tokens are estimates.
 
     ``model_span``: where the top-level model's value lies in the body, quotes included, end exclusive. ``output_tokens``: what the client
-    allows at most (0: it does not say). ``body_cut``: only the head was seen, so the flags are a guess on the safe side.
+    allows at most (0: it does not say). ``body_cut``: only the head was seen, so the flags are a guess on the safe side. ``bound``: not an estimate, and
+    only there if asked for.
     """
 
     model: str
@@ -95,10 +100,14 @@ class RequestFacts:
     session: str = ""
     model_span: tuple[int, int] = (0, 0)
     body_cut: bool = False
+    bound: CallBound | None = None
 
 
-def read_request(body: bytes, headers: Mapping[str, str], lifted_model: str | None = None, *, cut: bool = False) -> RequestFacts:
-    """Facts of one request; ``lifted_model`` is the name Envoy routed by. Raises BadRequest (MalformedBody, ModelMismatch)."""
+def read_request(body: bytes, headers: Mapping[str, str], lifted_model: str | None = None, *, cut: bool = False, bounded: bool = False) -> RequestFacts:
+    """Facts of one request; ``lifted_model`` is the name Envoy routed by; ``bounded``: with the most it can cost.
+
+    Raises BadRequest (MalformedBody, ModelMismatch).
+    """
     if cut:
         return _facts_of_head(body, headers, lifted_model or "")
     fields, spans = _top_level(body)
@@ -125,6 +134,7 @@ def read_request(body: bytes, headers: Mapping[str, str], lifted_model: str | No
         include_usage=bool(options and options.include_usage),
         session=_session(headers, fields, read.beginning),
         model_span=spans["model"],
+        bound=call_bound(fields) if bounded else None,
     )
 
 

@@ -3,7 +3,7 @@
 Decided here: what an attempt sends. Request headers are shared by all attempts of a request, so each run starts from what the
 client sent (kept in metadata) and removes what the attempt before it left: above all the key of another upstream, and the
 length of another body. Not here: the key itself (``credential_injector`` runs after this, from SDS).
-The model's value is found by the byte span the decider read, else by a bounded walk over the top level, else by its exact text.
+The model's value is found by the byte span that the decider or the guard read, else by a bounded walk over the top level, else by its exact text.
 
 The script is one file beside the sockets, written by the router, and a cluster holds only its arguments: Envoy puts a refused cluster
 before its reason and cuts the whole at 4,096 bytes, so that a cluster with the script in it would be refused without a word.
@@ -18,7 +18,7 @@ from typing import Final
 __all__ = ["REWRITE_FILE", "REWRITE_SOURCE", "rewrite"]
 
 REWRITE_SOURCE: Final = """local MODEL, PREFIX, HOST, REMOTE, REFUSED = ...
-local MINE, READ, DECIDED = "modelfleet.upstream", "modelfleet.request", "envoy.filters.http.ext_authz"
+local MINE, READ, DECIDED, GUARDED = "modelfleet.upstream", "modelfleet.request", "envoy.filters.http.ext_authz", "modelfleet.guard"
 
 -- Where the value of a key of the top-level object stands: first and last byte. Gives up after 20,000 steps: a hostile body costs little.
 local function find(text, wanted)
@@ -77,7 +77,7 @@ end
 
 function envoy_on_request(handle)
   local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
-  local read, mine, decided = metadata:get(READ) or {}, metadata:get(MINE) or {}, metadata:get(DECIDED) or {}
+  local read, mine, decided = metadata:get(READ) or {}, metadata:get(MINE) or {}, metadata:get(DECIDED) or metadata:get(GUARDED) or {}
   local path, host = mine.path, mine.host
   if path == nil then
     path, host = headers:get(":path"), headers:get(":authority")

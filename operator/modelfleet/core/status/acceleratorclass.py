@@ -1,4 +1,8 @@
-"""Status of an AcceleratorClass: its nodes and devices, counted. A class without nodes is normal, and not an error."""
+"""Status of an AcceleratorClass: its nodes and devices, counted.
+
+A class without nodes is normal and not an error, so it is Ready like any other: a GitOps controller that applies the catalogue and waits for Ready
+would else wait for hardware that the cluster does not have.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def acceleratorclass_status(accelerator: AcceleratorClass, offer: ClassOffer, pe
     finding = (
         Finding(ConditionType.READY, True, AcceleratorClassReason.NODES_MATCHED, f"nodes: {len(offer.nodes)}")
         if offer.nodes
-        else Finding(ConditionType.READY, False, AcceleratorClassReason.NO_MATCHING_NODES, "no node of the cluster matches; nothing is wrong with the class")
+        else Finding(ConditionType.READY, True, AcceleratorClassReason.NO_MATCHING_NODES, "no node of the cluster matches; nothing is wrong with the class")
     )
     return AcceleratorClassStatus(
         observed_generation=generation,

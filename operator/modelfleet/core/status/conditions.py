@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from modelfleet.api.conditions import ConditionType
+from modelfleet.api.parse import one_line
 from modelfleet.api.v1alpha1.common import Condition
 
-__all__ = ["Finding", "merge_conditions", "to_wire"]
+__all__ = ["Finding", "bounded", "merge_conditions", "to_wire"]
 
 MAX_MESSAGE = 1024
 
@@ -42,7 +43,7 @@ def _merged(before: Condition | None, finding: Finding, now: datetime, generatio
         type=str(finding.type),
         status=status,
         reason=str(finding.reason),
-        message=_bounded(finding.message),
+        message=bounded(finding.message),
         last_transition_time=since,
         observed_generation=generation,
     )
@@ -59,5 +60,7 @@ def _word(status: bool | None) -> Literal["True", "False", "Unknown"]:
     return "True" if status else "False"
 
 
-def _bounded(message: str) -> str:
+def bounded(message: str) -> str:
+    """A message as a condition holds it: one line, whatever a user's words in it contain."""
+    message = one_line(message)
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-from modelfleet.api.conditions import EventReason, FlavorReason
-from modelfleet.api.parse import InvalidObject
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool
+from modelfleet.api.conditions import ConditionType, EventReason, FlavorReason
+from modelfleet.api.parse import InvalidObject, one_line
+from modelfleet.api.v1alpha1 import AcceleratorClass, AgentTeam, ModelPool
 from modelfleet.core.catalogue.offers import MatchedTwice
 from modelfleet.core.placement.decision import PoolDecision
 from modelfleet.core.plan import Event
+from modelfleet.core.teams.ir import TeamsPlan
 
+from .conditions import bounded
 from .modelpool import changed_replicas
 
-__all__ = ["invalid_events", "matched_twice_events", "pool_events"]
+__all__ = ["invalid_events", "matched_twice_events", "pool_events", "team_events"]
 
 WORTH_A_WARNING: Final = frozenset(
     {
@@ -74,6 +76,16 @@ def matched_twice_events(twice: Iterable[MatchedTwice], classes: Mapping[str, Ac
     return events
 
 
+def team_events(team: AgentTeam, plans: TeamsPlan) -> list[Event]:
+    """Compiled when a team has another revision than its status says; Rejected when it is refused in words that its status does not have yet."""
+    plan = plans.teams.get(team.key)
+    if plan is not None:
+        return [] if plan.revision == team.status.revision else [_event(team, "Normal", EventReason.COMPILED, f"revision {plan.revision}")]
+    refused = [p for p in plans.problems if p.team == team.key and p.type == ConditionType.ACCEPTED]
+    known = {(c.reason, c.message) for c in team.status.conditions if c.type == ConditionType.ACCEPTED and c.status == "False"}
+    return [_event(team, "Warning", EventReason.REJECTED, p.message) for p in refused if (p.reason, bounded(p.message)) not in known]
+
+
 def invalid_events(broken: InvalidObject) -> list[Event]:
     """One event when an object was not known to be invalid yet."""
     if any(c.type == "Stalled" and c.status == "True" and c.observed_generation == broken.generation for c in broken.conditions):
@@ -82,6 +94,6 @@ def invalid_events(broken: InvalidObject) -> list[Event]:
     return [Event(broken.kind, broken.namespace, broken.name, broken.uid, "Warning", EventReason.INVALID_SPEC, message)]
 
 
-def _event(pool: ModelPool, type_: Literal["Normal", "Warning"], reason: str, message: str) -> Event:
-    meta = pool.metadata
-    return Event(pool.KIND, meta.namespace, meta.name, meta.uid, type_, str(reason), message[:MAX_MESSAGE])
+def _event(of: ModelPool | AgentTeam, type_: Literal["Normal", "Warning"], reason: str, message: str) -> Event:
+    meta = of.metadata
+    return Event(of.KIND, meta.namespace, meta.name, meta.uid, type_, str(reason), one_line(message)[:MAX_MESSAGE])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from modelfleet.api.conditions import AcceleratorClassReason, ConditionType, ModelPoolReason, RoutingPolicyReason
+from modelfleet.api.conditions import AcceleratorClassReason, AgentTeamReason, ConditionType, ModelPoolReason, RoutingPolicyReason
 from modelfleet.api.parse import InvalidObject
 
 from .conditions import Finding, merge_conditions, to_wire
@@ -16,6 +16,7 @@ _REASONS = {
     "ModelPool": str(ModelPoolReason.INVALID_SPEC),
     "AcceleratorClass": str(AcceleratorClassReason.INVALID_SPEC),
     "RoutingPolicy": str(RoutingPolicyReason.INVALID),
+    "AgentTeam": str(AgentTeamReason.INVALID_SPEC),
 }
 
 
@@ -28,6 +29,6 @@ def invalid_status(broken: InvalidObject, now: datetime) -> dict[str, Any]:
         Finding(ConditionType.RECONCILING, False, reason, "waiting for a valid spec"),
         Finding(ConditionType.STALLED, True, reason, message),
     ]
-    if broken.kind == "RoutingPolicy":
+    if broken.kind in ("RoutingPolicy", "AgentTeam"):
         findings.append(Finding(ConditionType.ACCEPTED, False, reason, message))
     return {"observedGeneration": broken.generation, "conditions": to_wire(merge_conditions(broken.conditions, findings, now, broken.generation))}

@@ -3,8 +3,9 @@
 Figures come from ``figures.py``; here are the flavors, the columns, the last decision and the conditions. Nothing depends
 on the clock but the times of transitions and decisions, which are set once.
 
-A pool that wants 0 replicas says ScaledToZero and nothing else. It is Ready while something still answers: pods on their way out, or an endpoint,
-which gateways go on using when there are no pods; but it promises no capacity, so no endpoint is called serving and none stands in.
+A pool that wants 0 replicas says ScaledToZero and nothing else. It is Ready, for it is as its owner wants it (as a Deployment of 0 replicas is
+Available): a GitOps controller would else wait for ever. The message says whether something still answers: an endpoint does, which gateways go on using
+when there are no pods; but the pool promises no capacity, so no endpoint is called serving and none stands in.
 """
 
 from __future__ import annotations
@@ -141,8 +142,9 @@ def _findings(pool: ModelPool, decision: PoolDecision) -> list[Finding]:
 def _ready(decision: PoolDecision) -> Finding:
     usable = [f.name for f in decision.flavors if isinstance(f.facts, EndpointFacts) and f.facts.down is None]
     if decision.wanted == 0:
-        answers = f"; {usable[0]} answers what still comes" if usable else ""
-        return Finding(ConditionType.READY, bool(usable or decision.pods_ready), ModelPoolReason.SCALED_TO_ZERO, f"0 replicas are wanted{answers}")
+        left = "" if decision.pods_ready else "; nothing answers"
+        answers = f"; {usable[0]} answers what still comes" if usable else left
+        return Finding(ConditionType.READY, True, ModelPoolReason.SCALED_TO_ZERO, f"0 replicas are wanted{answers}")
     if decision.pods_ready:
         return Finding(ConditionType.READY, True, ModelPoolReason.SERVING, f"{decision.pods_ready} of {decision.wanted} replicas ready")
     if decision.leaving_ready:

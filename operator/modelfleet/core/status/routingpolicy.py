@@ -5,12 +5,12 @@ The entries of ``status.gateways`` belong to the routers, one each; they are rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from modelfleet.api.conditions import ConditionType, RoutingPolicyReason
-from modelfleet.api.v1alpha1 import RoutingPolicy
+from modelfleet.api.v1alpha1 import AgentTeam, RoutingPolicy
 from modelfleet.api.v1alpha1.routingpolicy import GatewayStatus
 from modelfleet.core.plan import GatewayEntry
 from modelfleet.core.routing.ir import Problem
@@ -52,10 +52,10 @@ def _summary(parts: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def vanished_gateways(policy: RoutingPolicy, gateways: Sequence[Gateway]) -> list[GatewayEntry]:
-    """Entries whose pod is gone."""
+def vanished_gateways(of: RoutingPolicy | AgentTeam, gateways: Iterable[Gateway]) -> list[GatewayEntry]:
+    """Entries of an object's status whose pod is gone."""
     alive = {g.name for g in gateways}
-    return [GatewayEntry(policy.metadata.namespace, policy.metadata.name, g.name) for g in policy.status.gateways if g.name not in alive]
+    return [GatewayEntry(of.KIND, of.metadata.namespace, of.metadata.name, g.name) for g in of.status.gateways if g.name not in alive]
 
 
 def _from_problems(type_: ConditionType, good: RoutingPolicyReason, problems: Sequence[Problem]) -> Finding:

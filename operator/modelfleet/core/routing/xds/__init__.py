@@ -4,7 +4,7 @@ Decided here: the path of a request inside Envoy 1.40 (filters, retries, what is
 who may use which group (``compile.py``), which chain one request gets (``decide.py``), when a resource is sent (``router/ads.py``).
 Messages that the Python protos lack travel as ``xds.type.v3.TypedStruct``. No secret is in here: keys are SDS references.
 
-The contract with the decider (ext_authz over ``authz.sock``):
+The contract with the decider (ext_authz over ``authz.sock``), which is asked unless the guard has set ``modelfleet.guard`` ``skip`` (``guard.py``):
 
 - it gets the body (``raw_body``; its head alone beyond ``decide_body_bytes``, then ``x-envoy-auth-partial-body`` is ``true``),
   ``metadata_context`` namespace ``modelfleet.request`` (``model``: string, ``stream``: bool), and the route's ``context_extensions`` ``policy``,
@@ -34,6 +34,7 @@ from .errors import error_body
 from .listener import gateway, pipe, sink
 from .routes import route_table
 from .settings import GatewaySettings, Resources
+from .teams import TEAMS, team_assignment, team_cluster
 from .wire import ROUTES, tcp
 
 __all__ = ["GatewaySettings", "Resources", "error_body", "resources", "secret_name"]
@@ -44,6 +45,9 @@ def resources(plan: RoutingPlan, settings: GatewaySettings) -> Resources:
     nothing = PodCluster(name=NOTHING[1], pool="", upstream_model="", addresses=())
     pods = (nothing, *plan.pod_clusters)
     clusters = {p.name: pod_cluster(p, settings) for p in pods} | {r.name: remote_cluster(r, settings) for r in plan.remote_clusters}
+    endpoints = {p.name: assignment(p, settings) for p in pods}
+    if plan.teams:
+        clusters[TEAMS], endpoints[TEAMS] = team_cluster(settings), team_assignment(plan, settings)
     return Resources(
         listeners={
             "gateway": gateway(settings),
@@ -52,6 +56,6 @@ def resources(plan: RoutingPlan, settings: GatewaySettings) -> Resources:
         },
         routes={ROUTES: route_table(plan)},
         clusters=dict(sorted(clusters.items())),
-        endpoints={p.name: assignment(p, settings) for p in sorted(pods, key=lambda p: p.name)},
+        endpoints=dict(sorted(endpoints.items())),
         secrets={secret_name(r.secret): r.secret for r in plan.remote_clusters if r.secret is not None},
     )

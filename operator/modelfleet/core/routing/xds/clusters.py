@@ -11,11 +11,20 @@ from .errors import error_body
 from .settings import GatewaySettings
 from .wire import HTTP, Json, proto, seconds, tcp
 
-__all__ = ["assignment", "pod_cluster", "remote_cluster", "secret_name"]
+__all__ = ["assignment", "plain_cluster", "pod_cluster", "remote_cluster", "secret_name", "sink_behind"]
 
 
 def pod_cluster(pods: PodCluster, settings: GatewaySettings) -> Json:
-    """Errors of the pods' own making never eject one: with ordinary 5xx ejection the sink itself would be ejected at its first answer."""
+    """The pods of one pool."""
+    lua = rewrite(settings.run_dir, model=pods.upstream_model, prefix="/v1", host=None, remote=None, refused="")
+    return plain_cluster(pods.name, settings, pods.max_requests, [_rewriting(lua)])
+
+
+def plain_cluster(name: str, settings: GatewaySettings, max_requests: int, filters: Iterable[Json] = ()) -> Json:
+    """A cluster whose endpoints come over EDS.
+
+    Errors of the pods' own making never eject one: with ordinary 5xx ejection the sink itself would be ejected at its first answer.
+    """
     outliers = {
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 3,
@@ -30,8 +39,7 @@ def pod_cluster(pods: PodCluster, settings: GatewaySettings) -> Json:
         "max_ejection_percent": 100,
     }
     source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    lua = rewrite(settings.run_dir, model=pods.upstream_model, prefix="/v1", host=None, remote=None, refused="")
-    return _cluster(pods.name, settings, lua, pods.max_requests) | {
+    return _cluster(name, settings, max_requests, filters) | {
         "type": "EDS",
         "eds_cluster_config": {"eds_config": source},
         "lb_policy": "LEAST_REQUEST",
@@ -54,7 +62,7 @@ def remote_cluster(remote: RemoteCluster, settings: GatewaySettings) -> Json:
         "endpoint": {"address": tcp("127.0.0.1", settings.sink_port)},
         "metadata": {"filter_metadata": {"envoy.transport_socket_match": {"sink": True}}},
     }
-    cluster = _cluster(remote.name, settings, lua, 4 * remote.concurrency, _credential(remote.secret)) | {
+    cluster = _cluster(remote.name, settings, 4 * remote.concurrency, [_rewriting(lua), *_credential(remote.secret)]) | {
         "type": "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
@@ -67,10 +75,13 @@ def remote_cluster(remote: RemoteCluster, settings: GatewaySettings) -> Json:
     return cluster | (_tls(remote.host, settings) if remote.tls else {})
 
 
-def _cluster(name: str, settings: GatewaySettings, lua: str, max_requests: int, extra: Iterable[Json] = ()) -> Json:
+def _rewriting(lua: str) -> Json:
+    return {"name": "modelfleet.rewrite", "typed_config": proto(f"{HTTP}.lua.v3.Lua", default_source_code={"inline_string": lua})}
+
+
+def _cluster(name: str, settings: GatewaySettings, max_requests: int, own: Iterable[Json] = ()) -> Json:
     filters = [
-        {"name": "modelfleet.rewrite", "typed_config": proto(f"{HTTP}.lua.v3.Lua", default_source_code={"inline_string": lua})},
-        *extra,
+        *own,
         {"name": "envoy.filters.http.upstream_codec", "typed_config": proto(f"{HTTP}.upstream_codec.v3.UpstreamCodec")},
     ]
     options = proto("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http_protocol_options": {}}, http_filters=filters)
@@ -116,15 +127,17 @@ def _served(pool: str, flavor: str) -> Json:
 
 
 def assignment(pods: PodCluster, settings: GatewaySettings) -> Json:
-    """Pods at priority 0, the sink at 1. The factor keeps every request off the sink while one pod lives."""
+    """The pods of one pool, and the sink."""
+    return sink_behind(pods.name, [_pod(pods.pool, a) for a in pods.addresses], settings)
+
+
+def sink_behind(cluster: str, endpoints: list[Json], settings: GatewaySettings) -> Json:
+    """Endpoints at priority 0, the sink at 1. The factor keeps every request off the sink while one endpoint lives."""
     sink = {"endpoint": {"address": {"pipe": {"path": f"{settings.run_dir}/sink.sock"}}}}
     return proto(
         "envoy.config.endpoint.v3.ClusterLoadAssignment",
-        cluster_name=pods.name,
-        endpoints=[
-            {"priority": 0, "lb_endpoints": [_pod(pods.pool, a) for a in pods.addresses]},
-            {"priority": 1, "lb_endpoints": [sink]},
-        ],
+        cluster_name=cluster,
+        endpoints=[{"priority": 0, "lb_endpoints": endpoints}, {"priority": 1, "lb_endpoints": [sink]}],
         policy={"overprovisioning_factor": 100_000},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from .wire import HTTP, Json, header, proto
+from .wire import HTTP, LOST, REQUEST, Json, header, proto
 
 __all__ = ["direct", "error_body", "local_replies"]
 
@@ -27,7 +27,10 @@ def direct(status: int, body: str) -> Json:
 
 
 def local_replies() -> list[Json]:
-    """Envoy's own errors in OpenAI's words. Answers of the decider and of our static routes are left as they are."""
+    """Envoy's own errors in OpenAI's words. Answers of the decider and of our static routes are left as they are.
+
+    ``unread``: Envoy refused before it had looked for a model, so the answer is none of ours.
+    """
 
     def flags(*names: str) -> Json:
         return {"response_flag_filter": {"flags": list(names)}}
@@ -39,10 +42,19 @@ def local_replies() -> list[Json]:
         body = {"error": {"message": message, "type": kind, "param": "", "code": code}}
         return {"filter": when, "body_format_override": {"json_format": body}} | ({"status_code": as_status} if as_status else {})
 
+    def both(*filters: Json) -> Json:
+        return {"and_filter": {"filters": list(filters)}}
+
+    never = {"string_match": {"exact": "\t"}}
+    unread = {"metadata_filter": {"matcher": {"filter": REQUEST, "path": [{"key": "model"}], "value": never}, "match_if_key_not_found": True}}
+    refused = {"header_filter": {"header": {"name": LOST, "string_match": {"exact": "true"}}}}
+    strange = "the gateway takes no such request: look at its path, its scheme and its headers"
     lost = "the gateway cannot decide at the moment and this policy refuses rather than guesses; try again"
     return [
         {"filter": flags("UAEX")},
-        reply(status(403), lost, "server_error", "decider_lost", 503),
+        reply(both(status(403), refused), lost, "server_error", "decider_lost", 503),
+        *(reply(both(status(code), unread), strange, "invalid_request_error", "bad_request") for code in (400, 403)),
+        reply(status(426), "speak HTTP/1.1 or HTTP/2 to this gateway", "invalid_request_error", "upgrade_required"),
         reply(status(413), "the request body is larger than this gateway accepts", "invalid_request_error", "request_too_large"),
         reply(status(408), "the request was not received in time", "invalid_request_error", "request_timeout"),
         reply(status(431), "the request headers are larger than this gateway accepts", "invalid_request_error", "headers_too_large"),

@@ -1,8 +1,11 @@
-"""The filters every request passes, in order: read the body, ask the decider, refuse without one, count tokens, route."""
+"""The filters every request passes, in order: read the body, see whether it holds anything to decide, ask, refuse without an answer, count tokens, route."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from modelfleet.core.routing.guard import GUARD, GUARD_SOURCE
+from modelfleet.core.routing.request import HIDDEN_HEADERS
 
 from .settings import GatewaySettings
 from .wire import HTTP, JSON_TYPE, REQUEST, STREAM_USAGE, Json, grpc_service, proto, typed_struct
@@ -14,6 +17,7 @@ def http_filters(settings: GatewaySettings) -> list[Json]:
     """Every HTTP filter of the clients' listener, the router last."""
     return [
         {"name": "modelfleet.read", "typed_config": _read_body()},
+        {"name": GUARD, "typed_config": proto(f"{HTTP}.lua.v3.Lua", default_source_code={"inline_string": GUARD_SOURCE})},
         {"name": "modelfleet.decide", "typed_config": _decide(settings)},
         {"name": "modelfleet.refuse", "typed_config": proto(f"{HTTP}.rbac.v3.RBAC")},
         {"name": "modelfleet.usage", "typed_config": _usage()},
@@ -53,7 +57,8 @@ def _decide(settings: GatewaySettings) -> Json:
         clear_route_cache=True,
         with_request_body={"max_request_bytes": min(settings.decide_body_bytes, settings.max_body_bytes), "allow_partial_message": True, "pack_as_bytes": True},
         metadata_context_namespaces=[REQUEST],
-        disallowed_headers={"patterns": [{"exact": name} for name in ("api-key", "authorization", "cookie", "proxy-authorization", "x-api-key")]},
+        disallowed_headers={"patterns": [{"exact": name} for name in sorted(HIDDEN_HEADERS)]},
+        filter_enabled_metadata={"filter": GUARD, "path": [{"key": "skip"}], "value": {"bool_match": True}, "invert": True},
         stat_prefix="decide",
     )
 

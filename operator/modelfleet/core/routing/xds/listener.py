@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .errors import direct, error_body, local_replies
 from .filters import http_filters
 from .settings import GatewaySettings
@@ -62,17 +64,20 @@ def pipe(settings: GatewaySettings, name: str) -> Json:
 
 
 def _early() -> Json:
-    reserved = [{"prefix": "x-envoy-", "ignore_case": True}, {"safe_regex": {"regex": _all_but("x-modelfleet-", "session")}}]
+    ours = [{"safe_regex": {"regex": regex}} for regex in _all_but("x-modelfleet-", ("grant", "session"))]
+    reserved = [{"prefix": "x-envoy-", "ignore_case": True}, *ours]
     mutations = [{"remove_on_match": {"key_matcher": matcher}} for matcher in reserved]
     message = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
     return {"name": "reserved", "typed_config": proto(message, mutations=mutations)}
 
 
-def _all_but(prefix: str, allowed: str) -> str:
-    """RE2 has no look-ahead: everything under a prefix but one name, spelled out."""
-    other = [f"{allowed[:i]}[^{c}].*" for i, c in enumerate(allowed)]
-    shorter = [allowed[:i] for i in range(1, len(allowed))]
-    return f"{prefix}({'|'.join([*other, *shorter, allowed + '.+'])})?"
+def _all_but(prefix: str, allowed: Sequence[str]) -> list[str]:
+    """Everything under a prefix but these names, which begin with different letters. RE2 has no look-ahead, so they are spelled out, one by one."""
+    spelled = []
+    for name in allowed:
+        other = [f"{name[:i]}[^{name[i]}].*" for i in range(1, len(name))]
+        spelled.append(f"{prefix}({'|'.join([*other, *(name[:i] for i in range(1, len(name))), name + '.+'])})")
+    return [f"{prefix}([^{''.join(name[0] for name in allowed)}].*)?", *spelled]
 
 
 def _access_log() -> Json:
@@ -84,7 +89,7 @@ def _access_log() -> Json:
         "grpc_service": grpc_service("ads"),
         "transport_api_version": "V3",
         "buffer_flush_interval": "0.2s",
-        "custom_tags": [from_metadata(tag, kind, tag) for tag, kind in (("served", "host"), ("policy", "route"), ("entrypoint", "route"))],
+        "custom_tags": [from_metadata(tag, kind, tag) for tag, kind in (("served", "host"), ("policy", "route"), ("entrypoint", "route"), ("rule", "route"))],
     }
     typed = proto("envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig", common_config=common)
     return {"name": "envoy.access_loggers.http_grpc", "typed_config": typed}

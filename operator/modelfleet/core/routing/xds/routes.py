@@ -1,26 +1,35 @@
-"""The route table: one entrypoint after the other, then what is said to a request that fits none."""
+"""The route table: one entrypoint after the other, then the teams, then what is said to a request that fits none.
+
+A route that needs no decider has a chain of its own and tells the guard what to watch for; where the guard finds nothing, the decider is not asked.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
-from modelfleet.core.routing.ir import PolicyPlan, RoutingPlan
+from modelfleet.core.grants import GRANT_HEADER
+from modelfleet.core.routing.compiled import decision_header
+from modelfleet.core.routing.guard import GUARD, watch
+from modelfleet.core.routing.ir import EntrypointRoute, PolicyPlan, RoutingPlan
 
 from .errors import direct, error_body
+from .match import model_match
+from .teams import team_routes
 from .wire import AUTHZ, HTTP, JSON_TYPE, LOST, REQUEST, ROUTES, Json, header, proto, seconds, typed_struct
 
 __all__ = ["route_table"]
 
 _STRIPPED_UPSTREAM: Final = (
     "accept-encoding", "api-key", "authorization", "cookie", "proxy-authorization", "x-api-key", "x-forwarded-for", "x-modelfleet-model-span",
-    "x-modelfleet-session", LOST, "x-envoy-auth-partial-body", "x-envoy-external-address", "x-envoy-internal",
+    "x-modelfleet-session", GRANT_HEADER, LOST, "x-envoy-auth-partial-body", "x-envoy-external-address", "x-envoy-internal",
 )  # fmt: skip
 
 
 def route_table(plan: RoutingPlan) -> Json:
     """Every route of one gateway, in the order they are tried."""
-    routes = [_models(plan), *(r for p in plan.policies for r in _policy_routes(p)), *_catch_all(plan)]
+    routes = [_models(plan), *(r for p in plan.policies for r in _policy_routes(p)), *team_routes(plan.teams), *_catch_all(plan)]
     host = {
         "name": "gateway",
         "domains": ["*"],
@@ -32,21 +41,31 @@ def route_table(plan: RoutingPlan) -> Json:
 
 
 def _policy_routes(policy: PolicyPlan) -> list[Json]:
-    """Two routes for each name: a stream has a limit on its first byte; of a whole answer the first byte is the last, so the total limit is the only one."""
-    return [_route(policy, entrypoint.name, stream=stream) for entrypoint in policy.entrypoints for stream in (True, False)]
+    """Two of each route: a stream has a limit on its first byte; of a whole answer the first byte is the last, so the total limit is the only one."""
+    return [
+        _route(policy, entrypoint.name, route, number, stream=stream)
+        for entrypoint in policy.entrypoints
+        for number, route in enumerate(entrypoint.routes)
+        for stream in (True, False)
+    ]
 
 
-def _route(policy: PolicyPlan, entrypoint: str, *, stream: bool) -> Json:
+def _route(policy: PolicyPlan, entrypoint: str, route: EntrypointRoute, number: int, *, stream: bool) -> Json:
     context = {"policy": policy.key, "entrypoint": entrypoint, "version": policy.version}
     filters = {"modelfleet.decide": proto(f"{HTTP}.ext_authz.v3.ExtAuthzPerRoute", check_settings={"context_extensions": context})}
+    metadata: Json = {"modelfleet": {"policy": policy.key, "entrypoint": entrypoint}}
     if policy.refuse_when_decider_lost:
         filters["modelfleet.refuse"] = _refuse()
+    if route.needs_decider:
+        filters[GUARD] = proto(f"{HTTP}.lua.v3.LuaPerRoute", disabled=True)
+    else:
+        metadata = {"modelfleet": metadata["modelfleet"] | ({"rule": route.rule} if route.rule else {}), GUARD: {"watch": watch(route.watchwords)}}
     return {
-        "name": f"{policy.key}/{entrypoint}" + ("/stream" if stream else ""),
-        "match": _match(entrypoint, stream=stream),
-        "metadata": {"filter_metadata": {"modelfleet": {"policy": policy.key, "entrypoint": entrypoint}}},
+        "name": f"{policy.key}/{entrypoint}" + (f"/{number}" if number else "") + ("/stream" if stream else ""),
+        "match": model_match(entrypoint, stream=stream, headers=route.headers),
+        "metadata": {"filter_metadata": metadata},
         "route": {
-            "inline_cluster_specifier_plugin": _chain(policy),
+            "inline_cluster_specifier_plugin": _chain(policy.groups if route.needs_decider else route.groups),
             "timeout": seconds(policy.total_timeout),
             "idle_timeout": seconds(policy.total_timeout),
             "retry_policy": _retries(policy, stream=stream),
@@ -55,24 +74,13 @@ def _route(policy: PolicyPlan, entrypoint: str, *, stream: bool) -> Json:
         "response_headers_to_add": [
             header("x-modelfleet-served", "%UPSTREAM_METADATA(modelfleet:served)%"),
             header("x-modelfleet-attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
-            header("x-modelfleet-decision", _undecided(policy), "ADD_IF_ABSENT"),
+            header("x-modelfleet-decision", decision_header(policy, route), "ADD_IF_ABSENT"),
         ],
     }
 
 
-def _undecided(policy: PolicyPlan) -> str:
-    """The decision header of a request nobody decided."""
-    return f"policy={policy.key}/{policy.generation};chain={','.join(policy.static_chain)};why=DeciderLost"
-
-
-def _match(model: str, *, stream: bool = False) -> Json:
-    asked: list[tuple[str, Json]] = [("model", {"string_match": {"exact": model}})]
-    asked += [("stream", {"bool_match": True})] if stream else []
-    return {"prefix": "/v1/", "dynamic_metadata": [{"filter": REQUEST, "path": [{"key": key}], "value": value} for key, value in asked]}
-
-
-def _chain(policy: PolicyPlan) -> Json:
-    groups = [{"name": group, "clusters": [{"cluster_name": cluster, "weight": 1}]} for group, cluster in policy.groups]
+def _chain(named: Sequence[tuple[str, str]]) -> Json:
+    groups = [{"name": group, "clusters": [{"cluster_name": cluster, "weight": 1}]} for group, cluster in named]
     message = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
     value = {"priority_groups": groups, "override_metadata_namespace": AUTHZ}
     return {"extension": {"name": "envoy.router.cluster_specifier_plugin.priority_group", "typed_config": typed_struct(message, value)}}
@@ -106,14 +114,18 @@ def _refuse() -> Json:
 
 
 def _models(plan: RoutingPlan) -> Json:
-    names = sorted({e.name for p in plan.policies for e in p.entrypoints})
-    body = {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "modelfleet"} for name in names]}
+    body = {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "modelfleet"} for name in _names(plan)]}
     get = [{"name": ":method", "string_match": {"exact": "GET"}}]
     return direct(200, json.dumps(body)) | {"name": "models", "match": {"path": "/v1/models", "headers": get}}
 
 
+def _names(plan: RoutingPlan) -> list[str]:
+    """What clients may ask for. The targets of teams are not for them."""
+    return sorted({*(e.name for p in plan.policies if not p.granted for e in p.entrypoints), *(name for team in plan.teams for name in team.names)})
+
+
 def _catch_all(plan: RoutingPlan) -> list[Json]:
-    names = ", ".join(sorted({e.name for p in plan.policies for e in p.entrypoints})) or "none"
+    names = ", ".join(_names(plan)) or "none"
     malformed = error_body("the body is not JSON", kind="invalid_request_error", code="malformed_body")
     missing = error_body("the body names no model", kind="invalid_request_error", code="model_required", param="model")
     unread = error_body("send the body as application/json", kind="invalid_request_error", code="unsupported_content_type")
@@ -122,9 +134,9 @@ def _catch_all(plan: RoutingPlan) -> list[Json]:
     other_type = {"name": "content-type", "string_match": {"safe_regex": {"regex": JSON_TYPE}}, "invert_match": True}
     present = {"filter": REQUEST, "path": [{"key": "model"}], "value": {"present_match": True}}
     return [
-        direct(415, unread) | {"name": "unread", "match": _match("_malformed") | {"headers": [other_type]}},
-        direct(400, malformed) | {"name": "malformed", "match": _match("_malformed")},
-        direct(400, missing) | {"name": "missing", "match": _match("_missing")},
+        direct(415, unread) | {"name": "unread", "match": model_match("_malformed") | {"headers": [other_type]}},
+        direct(400, malformed) | {"name": "malformed", "match": model_match("_malformed")},
+        direct(400, missing) | {"name": "missing", "match": model_match("_missing")},
         direct(404, unknown) | {"name": "unknown", "match": {"prefix": "/v1/", "dynamic_metadata": [present]}},
         direct(404, elsewhere) | {"name": "elsewhere", "match": {"prefix": "/"}},
     ]

@@ -1,0 +1,1 @@
+"""What outlives the process: runs, what happened in them, and every call's money, written before it is spent."""

@@ -1,0 +1,1 @@
+"""Commands of the maintainers; no part of the product."""
