@@ -148,6 +148,11 @@ class Fleet:
             return False
         return (datetime.now(UTC) - datetime.fromisoformat(leases[0]["spec"]["renewTime"])).total_seconds() < 12
 
+    def renew_operator(self) -> None:
+        """A new operator pod: the kubelet makes a container that was killed often wait for minutes before it starts again, a new pod's not at all."""
+        self.cluster.kubectl("-n", SYSTEM, "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--wait=false")
+        self.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment/modelfleet-operator", "--timeout=90s")
+
     def _settled(self) -> bool:
         if not self.operator_leads():
             return False
