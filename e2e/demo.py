@@ -25,6 +25,7 @@ console = Console(highlight=False)
 
 LONG = "Summarise the following notes for a busy reader. " + "The quarterly report covers servers, costs, people and plans in detail. " * 40
 TEAM_QUESTION = "Which parts does modelfleet consist of, and what does each do?"
+FORWARD = f"kubectl port-forward -n {SYSTEM} service/modelfleet-gateway 8080:80 & sleep 2; "
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Name three colours of the rainbow.", {}),
     ("What is the capital of France? (streamed)", {"stream": True}),
@@ -57,6 +58,7 @@ def up() -> Fleet:
         for verb in ("up", "build"):
             subprocess.run([sys.executable, "-m", "e2e.lab", verb], check=True)
     fleet = Fleet(Cluster.selected())
+    fleet.check_images()
     fleet.check_ours()
     with step("install the charts"):
         fleet.install()
@@ -130,10 +132,11 @@ def show(fleet: Fleet, asked: list[tuple[str, Answer]], team: TeamAnswer) -> Non
     console.print("Try next:")
     export = f"export KUBECONFIG={fleet.cluster.kubeconfig}; " if fleet.cluster.lab else ""
     body = '{"model":"auto","messages":[{"role":"user","content":"Hello!"}]}'
+    forward, gateway = ("", fleet.gateway) if fleet.cluster.lab else (FORWARD, "http://127.0.0.1:8080")
     for command in (
         f"{export}{fleet.cluster.kubectl_bin} get mp,rp,at,acc -A",
         f"{export}.venv/bin/modelfleet explain pool {DEMO}/boss",
-        f"curl -si {fleet.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+        f"{forward}curl -si {gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
     ):
         console.print(f"  {command}", style="bold", markup=False, soft_wrap=True)
     console.print("[dim]make demo-down removes everything.[/]")

@@ -162,6 +162,11 @@ class Fleet:
             return False
         return (datetime.now(UTC) - datetime.fromisoformat(leases[0]["spec"]["renewTime"])).total_seconds() < 12
 
+    def renew_operator(self) -> None:
+        """A new operator pod: the kubelet makes a container that was killed often wait for minutes before it starts again, a new pod's not at all."""
+        self.cluster.kubectl("-n", SYSTEM, "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--wait=false")
+        self.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment/modelfleet-operator", "--timeout=90s")
+
     def _settled(self) -> bool:
         if not self.operator_leads():
             return False
@@ -177,15 +182,18 @@ class Fleet:
         pods = self.cluster.get("pods", namespace=DEMO, selector="modelfleet.dev/pool")["items"]
         return all(p["status"].get("phase") == "Running" and "deletionTimestamp" not in p["metadata"] for p in pods)
 
-    def check_ours(self) -> None:
-        """Raise unless the demo may write here: on a cluster of the user's own it touches no release and no namespace that it did not make."""
-        if self.cluster.lab is not None:
-            return
-        if not os.environ.get("IMAGE"):
+    def check_images(self) -> None:
+        """Raise unless the nodes can have the product's image: on a cluster of the user's own it has to be named."""
+        if self.cluster.lab is None and not os.environ.get("IMAGE"):
             raise ClusterError(
                 "CLUSTER=current needs an image your nodes can pull: `docker build -f images/modelfleet/Dockerfile -t REGISTRY/modelfleet:dev .`, push it, "
                 "and set IMAGE=REGISTRY/modelfleet:dev (ENVOY_IMAGE and ENGINE_IMAGE likewise, if the defaults cannot be pulled)"
             )
+
+    def check_ours(self) -> None:
+        """Raise unless the demo may write here: on a cluster of the user's own it touches no release and no namespace that it did not make."""
+        if self.cluster.lab is not None:
+            return
         for namespace in (SYSTEM, DEMO):
             found = self.cluster.run(self.cluster.kubectl_bin, "get", "namespace", namespace, "--ignore-not-found", "-o", "json").stdout
             if found and OURS not in (json.loads(found)["metadata"].get("labels") or {}):

@@ -106,6 +106,8 @@ def test_sigkill_under_load_with_streams_fails_no_request(fleet: Fleet, process:
             wait_until(lambda: _pids(fleet, process), 90, f"a new {process} process")
             time.sleep(2)
     assert seen.failures == []
+    if process == "operator":
+        fleet.renew_operator()
 
 
 def test_sigkill_of_the_operator_in_mid_reconcile_leaves_the_same_objects(fleet: Fleet) -> None:
@@ -120,6 +122,7 @@ def test_sigkill_of_the_operator_in_mid_reconcile_leaves_the_same_objects(fleet:
         wait_until(lambda r=replicas: sum(map(_ready, fleet.pods("small"))) == r, 120, f"small to have {replicas} ready pods after the kill")
     fleet.settle()
     assert objects() == before
+    fleet.renew_operator()
 
 
 def _ready(pod: dict[str, Any]) -> bool:

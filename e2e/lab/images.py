@@ -119,6 +119,7 @@ def _image(name: str, dockerfile: Path, inputs: Iterable[Path | str], fill: Call
         fill(context)
         buildah("build", "--layers", "--pull-never", *arguments, "--tag", ref, "--file", dockerfile, context)
     with step(f"keep image {ref}"):
+        layout.folder().parent.mkdir(exist_ok=True)
         buildah("push", "--quiet", ref, f"oci:{layout.folder()}:{ref}")
         layout.flatten(ref)
     for old in layout.prune(f"localhost/{name}", KEEP):

@@ -34,7 +34,7 @@ class Image:
 
 
 def folder() -> Path:
-    """Where the layout lies; made by the first push."""
+    """Where the layout lies; the first push makes it, but not the folder it lies in."""
     return cache_dir() / "images" / "layout"
 
 

@@ -48,7 +48,7 @@ _L4: Final = {
     "nvidia.com/gpu.compute.major": "8",
     "nvidia.com/gpu.compute.minor": "9",
     "nvidia.com/gpu.count": "2",
-    "nvidia.com/gpu.family": "ampere",
+    "nvidia.com/gpu.family": "ada-lovelace",
     "nvidia.com/gpu.memory": "23034",
     "nvidia.com/gpu.present": "true",
     "nvidia.com/gpu.product": "NVIDIA-L4",
