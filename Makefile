@@ -75,6 +75,10 @@ audit: venv  ## known vulnerabilities of what runs in the image (asks the adviso
 lock:  ## regenerate the hash-locked requirements (needs uv)
 	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" pyproject.toml --group dev -o requirements/dev.txt
+	uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
+
+bench-control: venv  ## figures of control plane and gateway on this machine, beside LiteLLM's; about twelve minutes, root (BENCH=--quick: three)
+	@$(BIN)/python -m e2e.bench.control $(BENCH)
 
 lab-up: venv  ## only the cluster
 	@$(BIN)/python -m e2e.lab up
@@ -82,4 +86,4 @@ lab-up: venv  ## only the cluster
 lab-down: venv
 	@$(BIN)/python -m e2e.lab down
 
-.PHONY: help venv python-venv demo demo-down test test-faults check format lint types contracts drift chart crds licences audit lock lab-up lab-down
+.PHONY: help venv python-venv demo demo-down test test-faults check format lint types contracts drift chart crds licences audit lock bench-control lab-up lab-down

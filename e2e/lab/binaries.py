@@ -51,20 +51,24 @@ MODULES: tuple[GoModule, ...] = (
         ldflags=f"-X helm.sh/helm/v3/internal/version.version={versions.HELM}",
     ),
 )
+ASKED_FOR: tuple[GoModule, ...] = (
+    GoModule(path="github.com/tsenart/vegeta/v12", version=versions.VEGETA, commands={"vegeta": "github.com/tsenart/vegeta/v12"}),
+)
+"""Built only where they are named: the lab needs none of them."""
 
 
 def binary(name: str) -> Path:
     """The path of a built binary, whether or not it has been built. Raises KeyError for a name no module builds."""
-    module = next((m for m in MODULES if name in m.commands), None)
+    module = next((m for m in (*MODULES, *ASKED_FOR) if name in m.commands), None)
     if module is None:
         raise KeyError(name)
     return cache_dir() / "bin" / module.version / name
 
 
 def ensure_binaries(names: Iterable[str] | None = None) -> None:
-    """Build what is missing among `names` (all of them when None). Raises LabError when Go is absent or a build fails."""
+    """Build what is missing among `names` (all that the lab needs when None). Raises LabError when Go is absent or a build fails."""
     wanted = set(names) if names is not None else {c for m in MODULES for c in m.commands}
-    for module in MODULES:
+    for module in (*MODULES, *ASKED_FOR):
         missing = [c for c in module.commands if c in wanted and not binary(c).exists()]
         if missing:
             with locked(f"build-{module.version}"):

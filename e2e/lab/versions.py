@@ -12,6 +12,7 @@ KUBERNETES: Final = "v1.34.4"
 KUBERNETES_STAGING: Final = "v0.34.4"
 ETCD: Final = "v3.6.16"
 HELM: Final = "v3.22.0"
+VEGETA: Final = "v12.13.0"  # the load generator of e2e/bench
 GO_DIRECTIVE: Final = "1.25.0"
 
 DEBIAN_SUITE: Final = "bookworm"

@@ -20,6 +20,7 @@ LEASE_OF_TWO_SECONDS = {"LEASE_DURATION": "2", "LEASE_DEADLINE": "1.9", "LEASE_R
 RESYNC = 0.3
 QUIET_CYCLES = 4
 SETTLE_SECONDS = 90.0
+SAME_SECONDS = 60.0
 
 When = Literal["before", "after"]
 """Before the request is forwarded, or after it was done but before its sender hears of it."""
@@ -182,10 +183,10 @@ class Lives:
     async def same(self, reference: Objects) -> None:
         """Quiet, with the same objects as the reference, and no write while several more cycles look at them."""
         try:
-            await eventually(lambda: self._is(reference), "the same objects", SETTLE_SECONDS)
+            await eventually(lambda: self._is(reference), "the same objects", SAME_SECONDS)
         except AssertionError:
             lines = "\n".join(differences(reference, await self._scene.objects()))
-            raise AssertionError(f"not the objects of the undisturbed run:\n{lines}\n{self.story()}") from None
+            raise AssertionError(f"{self.story()}\nnot the objects of the undisturbed run:\n{lines}") from None
         await self.quiet()
         assert list(differences(reference, await self._scene.objects())) == []
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -218,7 +219,8 @@ class Scene:
                     continue
                 owners[meta["uid"]] = f"{resource.kind}/{meta['name']}"
                 found[owners[meta["uid"]]] = _essence(resource, item, owners)
-        return json.loads(json.dumps(found, sort_keys=True).replace(self.namespace, "NAMESPACE"))
+        told = json.dumps(found, sort_keys=True).replace(self.namespace, "NAMESPACE")
+        return json.loads(re.sub(r"\bsince \d\d:\d\d\b", "since HH:MM", told))
 
     async def at_rest(self) -> str:
         """Empty when the cluster's own controllers have nothing left to do, and every status speaks of the present generation; else what is not so."""
@@ -267,8 +269,9 @@ def _essence(resource: Resource, item: Objects, owners: dict[str, str]) -> Objec
     return ours | ({"status": _timeless(item.get("status") or {})} if resource in OURS else {})
 
 
-_TIMES = ("time", "lastTransitionTime", "freeSince", "retryAfter", "observedGeneration", "lastDecision")
-"""``lastDecision`` tells of the last change of replicas that a status saw; of two changes between two writes it tells the second alone."""
+_TIMES = ("time", "lastTransitionTime", "freeSince", "retryAfter", "observedGeneration", "lastDecision", "revision")
+"""Times and counts, and two more: a team's revision is a hash over its namespace, too; ``lastDecision`` tells of the last change of replicas that a status
+saw, so of two changes between two writes it tells the second alone."""
 
 
 def _timeless(value: Any) -> Any:

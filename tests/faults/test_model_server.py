@@ -60,6 +60,11 @@ def sse(words: int, *, cut: bool = False, then: list[Any] | None = None) -> Repl
     return replace(whole, chunks=[*chunks[: 2 * words], *(then or [])], cut=cut)
 
 
+def with_usage(usage: bytes) -> Reply:
+    """A stream that ends with this report."""
+    return sse(1, then=[b'data: {"choices": [], "usage": ' + usage + b"}\n\n", b"data: [DONE]\n\n"])
+
+
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 UNANSWERED = {
@@ -125,7 +130,11 @@ GARBAGE = {
     "usage without end": (Reply(body=b'{"usage": ' + b"[" * 20_000), {}),
     "events that are no JSON": (sse(1, then=[b"data: {{{\n\n", b"event: \xff\xfe\n\n", b"data: [DONE]\n\n"]), {"stream": True}),
     "an event of a megabyte": (sse(1, then=[b"data: " + b"x" * 1_000_000 + b"\n\n", b"data: [DONE]\n\n"]), {"stream": True}),
-    "usage of nobody": (sse(1, then=[b'data: {"choices": [], "usage": {"prompt_tokens": null, "completion_tokens": true}}\n\n']), {"stream": True}),
+    "usage beyond all bounds": (Reply(body=b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1000000000000}}'), {}),
+    "a usage event of nobody": (with_usage(b'{"prompt_tokens": null, "completion_tokens": "many"}'), {"stream": True}),
+    "a usage event below nothing": (with_usage(b'{"prompt_tokens": 3, "completion_tokens": -5}'), {"stream": True}),
+    "a usage event beyond all bounds": (with_usage(b'{"prompt_tokens": 3, "completion_tokens": 1e300}'), {"stream": True}),
+    "a usage event without end": (with_usage(b'{"prompt_tokens": 3, "completion_tokens": 1e999}'), {"stream": True}),
 }
 
 
@@ -144,8 +153,8 @@ async def test_nonsense_in_an_answer_is_the_clients_to_see_and_counts_as_an_esti
                 break
             await asyncio.sleep(0.05)
         grown = {k: after[k] - before.get(k, 0) for k in after}
-        assert any(grown[k] > 0 for k in grown if "estimated" in k), (case, grown)
-        assert all(0 <= amount < 2_000_000 for amount in grown.values()), (case, grown)
+        assert any(grown[k] > 0 for k in grown if "estimated" in k), f"{case}: {grown}"
+        assert all(0 <= amount < 2_000_000 for amount in grown.values()), f"{case}: {grown}"
 
 
 async def test_a_stream_that_stops_in_the_middle_ends_with_the_request_and_the_client_may_leave(gateway: Gateway) -> None:

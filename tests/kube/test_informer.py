@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.kube.waiting import compact, config_map, eventually
 from tests.support.apiserver import ApiServer
 from tests.support.proxy import TcpProxy
@@ -145,3 +146,28 @@ async def test_watches_one_secret_by_name(client: Client, namespace: str) -> Non
     await client.merge_patch(SECRETS, namespace, "mine", {"stringData": {"k": "y"}})
     await eventually(lambda: informer.objects == {f"{namespace}/mine": "eQ=="}, "rotated")
     task.cancel()
+
+
+async def test_an_optional_kind_that_is_not_there_has_no_objects_until_it_comes(client: Client, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And keeps what was seen if the API server does not know it for a moment; another kind is waited for."""
+    group = f"{namespace}.example"
+    gadgets = Resource(group, "v1", "gadgets", "Gadget")
+    names = {"plural": "gadgets", "singular": "gadget", "kind": "Gadget"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}}
+    definitions = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
+    needed, optional = (Informer(client, gadgets, lambda raw: raw["metadata"]["name"], lambda *_: None, optional=given) for given in (False, True))
+    tasks = [asyncio.create_task(informer.run()) for informer in (needed, optional)]
+    try:
+        await asyncio.wait_for(optional.synced.wait(), 20)
+        assert (dict(optional.objects), optional.lists, needed.synced.is_set()) == ({}, 0, False)
+        await eventually(lambda: sum("cannot list gadgets" in m for m in caplog.messages) >= 2, "two tries")
+        spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [version]}
+        await client.create(definitions, None, {"metadata": {"name": f"gadgets.{group}"}, "spec": spec})
+        await eventually(lambda: needed.synced.is_set() and optional.lists == 1, "a list", 60)
+        await client.create(gadgets, namespace, {"apiVersion": f"{group}/v1", "kind": "Gadget", "metadata": {"name": "one"}})
+        await eventually(lambda: f"{namespace}/one" in optional.objects, "the gadget")
+        assert sum("knows no gadgets" in m for m in caplog.messages) == 1
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.envoy import Answer, Bench, Reply, Upstream, a_bench, a_policy, a_pool, completion, stream
+from tests.support.envoy import Answer, Bench, Reply, Upstream, a_bench, a_policy, a_pool, completion, remote, stream, until
 
 from modelfleet.core.grants import GRANT_HEADER, Grant, sign_grant
 from modelfleet.core.routing.compile import compile_routes
+from modelfleet.core.routing.decide import routing_table
 from modelfleet.core.routing.ir import Address, RoutingWorld, TeamRoute
-from modelfleet.router.authz import Decider, decision_json
+from modelfleet.router.authz import Decider, decision_json, question
 from modelfleet.router.explain import explain_lines, explain_with
 from modelfleet.router.grants import GrantReader
 
@@ -155,6 +156,69 @@ async def test_a_teams_names_lead_to_the_runtime_with_a_caller_that_no_client_se
         assert got.headers["idempotency-key"] == "i-1"
 
 
+async def raw(port: int, *lines: str, model: str = "t") -> str:
+    """One request with header lines as written; the status line."""
+    body = json.dumps({"model": model, **CALL})
+    head = ("POST /v1/chat/completions HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}", *lines)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(("\r\n".join(head) + "\r\n\r\n" + body).encode())
+    status = (await reader.readline()).decode()
+    writer.close()
+    return status
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("X-ModelFleet-Caller: boss",),
+        ("x-modelfleet-caller: boss", "X-MODELFLEET-CALLER: boss2"),
+        ("connection: x-modelfleet-caller", "x-modelfleet-caller: boss"),
+        ("connection: close, x-modelfleet-caller",),
+        ("x-app: 1", "\tx-modelfleet-caller: boss"),
+        ("x-modelfleet-caller:", "x-modelfleet-callers: boss"),
+        ("x-modelfleet-caller : boss",),
+        ("x_modelfleet_caller: boss",),
+        ("x-modelfleet_caller: boss",),
+        ("x-modelfleet-caller\x00: boss",),
+        ("x-modelfleet-caller: anonymous\r\n folded: boss",),
+    ],
+)
+async def test_no_spelling_of_the_caller_reaches_the_runtime(team: Team, lines: tuple[str, ...]) -> None:
+    """Refused, or served with the gateway's word alone."""
+    status = (await raw(team.bench.port, *lines)).split()[1:2]
+    assert status in (["200"], ["400"])
+    assert bool(team.runtime.requests) == (status == ["200"])
+    for request in team.runtime.requests:
+        ours = {n: v for n, v in request.headers.items() if "modelfleet" in n.replace("_", "-").lower()}
+        assert ours == {"x-modelfleet-caller": "anonymous"}
+
+
+@pytest.mark.parametrize("spelled", ["{0}, {0}", "{0},", ",{0}", "{0}\r\nx-modelfleet-grant: {0}", "{0}\r\nx-modelfleet-grant: x", "Bearer {0}", "{0}=="])
+async def test_a_grant_is_one_header_written_once(team: Team, spelled: str) -> None:
+    status = await raw(team.bench.port, f"X-Modelfleet-Grant: {spelled.format(a_grant())}", model=POOL)
+    assert " 403 " in status, status
+    assert not team.small.requests
+
+
+async def test_what_envoy_kept_of_a_policy_does_not_take_a_teams_name(team: Team) -> None:
+    """A policy of another namespace turns into a form that Envoy refuses: its old form stays, without the name that is a team's now."""
+    thief = a_policy("q", "small", entrypoints=["other", "late/team"])
+    world = replace(team.world(), policies=(*team.world().policies, thief))
+    team.decider.use(await team.bench.serve(world))
+    assert (await team.bench.chat("late/team")).headers["x-modelfleet-served"] == "shop/small/gpu"
+    bad = a_policy("q", "bad", "small", entrypoints=["other", "late/team"])
+    late = TeamRoute("late/team", ("late/team",), 1, "r-2")
+    pools = (*world.pools, a_pool("bad", remote("far", "http://127.0.0.1:65536")))
+    await team.bench.serve(replace(world, pools=pools, policies=(*team.world().policies, bad), teams=(*world.teams, late)), wait=False)
+    await until(lambda: "shop/q" in team.bench.ads.rejected and late.key in team.bench.ads.acked, "isolation")
+    await team.bench.settled()
+    answer = await team.bench.chat("late/team")
+    assert answer.headers["x-modelfleet-decision"] == "policy=-;team=late/team/1;chain=teams;why=Team"
+    assert (await team.bench.chat("other")).headers["x-modelfleet-served"] == "shop/small/gpu"
+    for target in (POOL, POLICY):
+        assert (await team.call(target, a_grant(target))).status == 200
+
+
 async def test_a_run_that_may_have_begun_is_not_begun_again_and_no_runtime_is_an_ordinary_503(team: Team) -> None:
     for reply in (Reply(503), Reply(reset=True), Reply(429)):
         before = len(team.runtime.requests)
@@ -192,3 +256,28 @@ def test_explain_of_a_teams_name_says_who_answers() -> None:
     told = explain_with(plan, None, json.dumps({"model": "t", **CALL}).encode(), {})
     assert (told["header"], told["team"], told["compiled"]) == ("policy=-;team=shop/t/4;chain=teams;why=Team", "shop/t", None)
     assert explain_lines(told)[1:] == ["model t: team shop/t, generation 4", "answer: the team runtime, which calls models for each role under grants"]
+
+
+def test_only_a_grant_for_this_name_makes_the_decider_tell_what_a_call_costs() -> None:
+    """A schema of a megabyte takes longer to read than a decision may take: nobody without a grant may make others wait for it."""
+    table = routing_table(compile_routes(RoutingWorld((a_pool("small", price=ONE),), teams=(TeamRoute("shop/t", ("shop/t",), 1, "r", (POOL,)),))))
+    body = json.dumps({"model": POOL, **CALL, "response_format": {"type": "json_schema", "schema": [{}] * 100}}).encode()
+    reader = GrantReader()
+    reader._keys = (KEY,)
+    for lifted in (POOL, None):
+        for grant, told in ((None, False), ("nonsense", False), (a_grant(key=b"other"), False), (a_grant("pool:shop/large"), False), (a_grant(), True)):
+            headers = {GRANT_HEADER: grant} if grant else {}
+            remembered, facts = question(table, body, headers, "d", lifted=lifted, policy=POOL, grants=reader)
+            assert facts is not None
+            assert (facts.bound is not None, remembered.decision.refusal is None) == (told, told), (lifted, grant)
+
+
+def test_numbers_of_thousands_of_digits_are_refused_in_words() -> None:
+    table = routing_table(compile_routes(RoutingWorld((a_pool("small", price=ONE),), teams=(TeamRoute("shop/t", ("shop/t",), 1, "r", (POOL,)),))))
+    reader = GrantReader()
+    reader._keys = (KEY,)
+    for more in ({"max_tokens": 10**4000, "n": 10**4000}, {"n": 10**10}, {"max_tokens": 10**10}, {"max_completion_tokens": 10**10}):
+        body = json.dumps({"model": POOL, **CALL, **more}).encode()
+        remembered, _ = question(table, body, {GRANT_HEADER: a_grant()}, "d", lifted=POOL, policy=POOL, grants=reader)
+        assert remembered.decision.refusal is not None
+        assert (remembered.decision.refusal.status, "max_tokens" in remembered.decision.refusal.message) == (400, True)

@@ -131,6 +131,15 @@ def test_a_report_about_a_part_of_an_answer_is_no_report() -> None:
     assert finished_of(with_usage(an_entry(), b"\x1a\x02\x08\x0d\x22\x02\x08\x04\x48\x02")).input_tokens is None
 
 
+@pytest.mark.parametrize("output", [True, None, "9", -5, 1e300, float("inf"), float("nan"), [7]])
+def test_a_stream_that_reports_what_no_request_can_have_reports_nothing(output: Any) -> None:
+    entry = an_entry()
+    entry.common_properties.metadata.filter_metadata["modelfleet.usage"].update({"input": 3, "output": output})
+    assert finished_of(entry).output_tokens is None
+    entry.common_properties.metadata.filter_metadata["modelfleet.usage"].update({"input": output, "output": 3})
+    assert (finished_of(entry).input_tokens, finished_of(entry).output_tokens) == (0, 3)
+
+
 def test_an_undecided_request_keeps_the_policy_of_its_route() -> None:
     read = finished_of(an_entry(metadata={}, custom_tags={"served": "", "policy": "shop/p"}, response_flags={"upstream_connection_failure": True}))
     assert (read.decision, read.policy, read.rule, read.served, read.connected, read.streamed) == ("", "shop/p", "", None, False, False)

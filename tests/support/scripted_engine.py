@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 from modelfleet.teamserver.records import result_bytes
@@ -24,6 +25,8 @@ async def main(path: str, url: str) -> None:
     async with an_engine(Path(path), url) as (engine, journal):
         row = await journal.run(RUN)
         if row is None:
+            # a run without a key is not taken up: nobody could come back for it
+            await journal.remember_key("the key", "ada", "", RUN, time.time())
             run = await engine.submit(request(team(), document(LINES), run_id=RUN))
         else:
             while (run := engine.run(RUN)) is None and (await journal.run(RUN)).state == "Running":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
+import traceback
 from dataclasses import replace
 
 import pytest
@@ -15,8 +18,9 @@ from modelfleet.core.teams.strategies.protocol import Task
 from modelfleet.teamserver import engine as runs
 from modelfleet.teamserver.circuits import PAUSE
 from modelfleet.teamserver.journal.protocol import JournalError
+from modelfleet.teamserver.journal.sqlite import SqliteJournal
 from modelfleet.teamserver.metrics import TeamMetrics
-from modelfleet.teamserver.records import read_result
+from modelfleet.teamserver.records import read_pinned, read_plan, read_result
 
 BILLED = ("server_error", "reset_before", "reset_after", "cut", "garbage")
 UNBILLED = ("rate_limited", "overloaded")
@@ -325,6 +329,7 @@ async def test_a_run_that_is_let_go_is_taken_up_by_the_next_process(tmp_path, fu
     async with model(fate=lambda grant, number: "hang" if grant.call.startswith(("map/0/3", "map/0/7")) and number == 1 else None) as server:
         async with an_engine(tmp_path / "j", server.url) as (engine, journal):
             run = await engine.submit(request(team, document(10)))
+            await journal.remember_key("key", "ada", "digest", run.id, 0.0)
             await until(lambda: len(server.seen) == 10 and sum(seen.ended == "answered" for seen in server.seen) == 8)
             await asyncio.sleep(0.2)
             written = len(await journal.events(run.id))
@@ -366,3 +371,130 @@ async def test_nothing_more_is_spent_once_nothing_can_be_written(tmp_path, monke
         await asyncio.sleep(0.05)
     assert (result.outcome.state, result.outcome.stop_reason) == ("Failed", "RuntimeLost")
     assert len(server.seen) == seen < 20
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_a_run_that_ended_while_nothing_could_be_written_is_not_paid_for_again(tmp_path, monkeypatch, drained):
+    async with model(latency=(0.0, 0.01)) as server:
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            left = [40]
+
+            def breaks(method):
+                async def call(*args, **named):
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise JournalError("JournalReadOnly", "the disk is full")
+                    return await method(*args, **named)
+
+                return call
+
+            for name in ("append", "reserve_call", "settle_call", "finish"):
+                monkeypatch.setattr(journal, name, breaks(getattr(journal, name)))
+            run = await engine.submit(request(map_reduce_team(of=roles(max_concurrent=4)), document(50)))
+            await journal.remember_key("key", "ada", "digest", run.id, 0.0)
+            result = await run.result()
+            await until(lambda: engine.run(run.id) is None)
+            await engine.pay_debts()
+            assert (await journal.run(run.id)).state == "Running"
+            left[0] = 10**6
+            if not drained:
+                await engine.pay_debts()
+                assert (await journal.run(run.id)).stop_reason == "RuntimeLost"
+        asked = len(server.seen)
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            row, rows = await journal.run(run.id), await journal.calls(run.id)
+            assert engine.run(run.id) is None
+    assert (row.state, row.stop_reason, read_result(row.result)) == ("Failed", "RuntimeLost", result)
+    assert "reserved" not in {call.state for call in rows}
+    assert sum(call.charged for call in rows) == result.cost_micro_usd >= server.cost
+    assert len(server.seen) == asked
+
+
+async def test_a_run_whose_client_cannot_come_back_is_not_taken_up(tmp_path):
+    async with model(faults={"hang": 1.0}) as server:
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            run = await engine.submit(request(map_reduce_team(), document(5)))
+            await until(lambda: len(server.seen) == 5)
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            while (await journal.run(run.id)).state == "Running":
+                await asyncio.sleep(0.005)
+            row, rows = await journal.run(run.id), await journal.calls(run.id)
+    assert (row.state, row.stop_reason) == ("Cancelled", "ClientGone")
+    assert len(server.seen) == 5
+    assert {call.state for call in rows} == {"assumed"}
+    assert read_result(row.result).cost_micro_usd == sum(call.charged for call in rows)
+
+
+async def test_a_run_goes_on_after_events_that_were_not_all_taken(tmp_path):
+    async with model() as server:
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            run = await engine.submit(request(chain_team(("one", "reader"), ("two", "boss"))))
+            await run.result()
+            await journal.remember_key("key", "ada", "digest", run.id, 0.0)
+        with contextlib.closing(sqlite3.connect(tmp_path / "j", isolation_level=None)) as database:
+            database.execute("UPDATE run SET finished = NULL, state = 'Running', result = x''")
+            database.execute("DELETE FROM event WHERE seq = 0")
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            while (await journal.run(run.id)).state == "Running":
+                await asyncio.sleep(0.005)
+            row = await journal.run(run.id)
+    assert (row.state, row.stop_reason) == ("Succeeded", "Completed")
+
+
+async def test_runs_of_teams_that_were_deleted_meanwhile_end(tmp_path):
+    async with model(faults={"hang": 1.0}) as server, an_engine(tmp_path / "j", server.url) as (engine, _):
+        run = await engine.submit(request(chain_team()))
+        await until(lambda: len(server.seen) == 1)
+        engine.keep_teams({"legal/review"})
+        await asyncio.sleep(0.02)
+        assert engine.run(run.id) is run
+        engine.keep_teams({"legal/other"})
+        assert (await run.result()).outcome.stop_reason == "TeamDeleted"
+
+
+async def test_a_run_that_is_accepted_while_the_process_leaves_does_not_begin(tmp_path, monkeypatch):
+    async with model() as server, an_engine(tmp_path / "j", server.url) as (engine, journal):
+        begin, asked, go = journal.begin, asyncio.Event(), asyncio.Event()
+
+        async def slowly(row):
+            await begin(row)
+            asked.set()
+            await go.wait()
+
+        monkeypatch.setattr(journal, "begin", slowly)
+        coming = asyncio.create_task(engine.submit(request(chain_team(), run_id="run-late")))
+        await asked.wait()
+        await engine.drain(0)
+        go.set()
+        with pytest.raises(runs.Draining):
+            await coming
+        assert (await journal.run("run-late")).state == "Failed"
+    assert not server.seen
+
+
+async def test_a_journal_that_gives_nothing_at_first_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_JOURNAL_AGAIN", 0.01)
+    async with model(faults={"hang": 1.0}) as server:
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            run = await engine.submit(request(chain_team()))
+            await until(lambda: len(server.seen) == 1)
+        whole, left = SqliteJournal.events, [2]
+
+        async def fails_first(journal, run_id):
+            left[0] -= 1
+            if left[0] >= 0:
+                raise JournalError("JournalReadOnly", "no")
+            return await whole(journal, run_id)
+
+        monkeypatch.setattr(SqliteJournal, "events", fails_first)
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            while (await journal.run(run.id)).state == "Running":
+                await asyncio.sleep(0.005)
+
+
+async def test_no_error_about_a_row_repeats_what_is_in_it():
+    for read in (read_pinned, read_plan, read_result):
+        for raw in (b'{"task": {"question": "the secret"}, "outcome": "the secret", "key": ["the secret"]}', b'"the secret', b'"the secret"'):
+            with pytest.raises(ValueError, match="this version cannot read") as told:
+                read(raw)
+            assert "secret" not in "".join(traceback.format_exception(told.value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 from dataclasses import replace
 
@@ -12,12 +13,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from tests.support.scripted_team import HOSTED, PRICES, TARGETS, chain_team, roles
 
-from modelfleet.core.teams.budget import Caps, Ledger
+from modelfleet.core.teams.budget import Amount, Caps, Ledger
 from modelfleet.core.teams.strategies.protocol import Call, Message
 from modelfleet.teamserver.account import UNREAD_TOKENS, Account, NotPaid
 from modelfleet.teamserver.calls import MAX_TEXT, CallFault, Received, TokenUsage, ask, request_body, typed_value
 from modelfleet.teamserver.circuits import FAILURES, PAUSE, Circuits
+from modelfleet.teamserver.debts import Debts
 from modelfleet.teamserver.executor import backoff
+from modelfleet.teamserver.journal.protocol import CallRow, JournalError, JournalMisuse
 from modelfleet.teamserver.metrics import TeamMetrics
 from modelfleet.teamserver.pacing import Pacer
 from modelfleet.teamserver.sse import LONGEST, SseParser, TooLongEvent
@@ -117,11 +120,37 @@ async def test_a_stream_is_text_usage_and_who_served_it():
         {"prompt_tokens": True, "completion_tokens": 2},
         {"prompt_tokens": 1.5, "completion_tokens": 2},
         {"prompt_tokens": 3},
+        {"prompt_tokens": "3", "completion_tokens": 2},
+        {"prompt_tokens": 3, "completion_tokens": 10**30},
+        {"prompt_tokens": 3, "completion_tokens": [2]},
     ],
 )
 async def test_usage_that_is_none_counts_as_missing(usage):
     got, _ = await asked(stream(delta("a", "stop"), {"choices": [], "usage": usage}))
     assert got.usage is None
+
+
+async def test_absurd_usage_is_more_than_any_bound_and_fits_into_every_figure_made_of_it():
+    got, _ = await asked(stream(delta("a", "stop"), {"choices": [], "usage": {"prompt_tokens": 2**64 - 1, "completion_tokens": 2**64 - 1}}))
+    assert got.usage == TokenUsage(10**9, 10**9)
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+async def test_a_compressed_reply_is_not_unpacked(status, kind):
+    bomb = gzip.compress(b": nothing\n" * 1_000_000)
+    headers = {"content-type": kind, "content-encoding": "gzip"}
+    fed = []
+
+    async def body():
+        for at in range(0, len(bomb), 100):
+            fed.append(at)
+            yield bomb[at : at + 100]
+
+    with pytest.raises(CallFault) as fault:
+        await asked(httpx.Response(status, headers=headers, content=body()))
+    assert fault.value.error == ("ServerError" if status == 200 else "RateLimited")
+    assert not fed
 
 
 @pytest.mark.parametrize(
@@ -216,6 +245,14 @@ def test_an_answer_that_does_not_fit_is_none(text):
     assert fault.value.error == "InvalidOutput"
 
 
+@pytest.mark.parametrize("deep", [101, 400, 600, 5000])
+@pytest.mark.parametrize(("open_", "close"), [('{"n":', "}"), ("[", "]")])
+def test_an_answer_too_deep_to_be_copied_is_none(deep, open_, close):
+    with pytest.raises(CallFault) as fault:
+        typed_value(f'{{"n": {open_ * deep}1{close * deep}}}', '{"type":"object"}')
+    assert fault.value.error == "InvalidOutput"
+
+
 def test_an_answer_that_fits_is_its_value():
     assert typed_value(' {"n": 3}\n', SCHEMA) == {"n": 3}
 
@@ -241,10 +278,10 @@ class Silent:
         return None
 
 
-def account(targets=TARGETS, cap=10**9):
+def account(targets=TARGETS, cap=10**9, holdback=None, journal=None):
     plan = chain_team(of=roles(schema=False, max_tokens=1000))
-    ledger, _ = Ledger.open(Caps(cap, None, None))
-    return Account("run-1", plan, targets=targets, prices=PRICES, ledger=ledger, journal=Silent(), metrics=TeamMetrics())
+    ledger, _ = Ledger.open(Caps(cap, None, None), holdback or Amount())
+    return Account("run-1", plan, targets=targets, prices=PRICES, ledger=ledger, journal=journal or Silent(), metrics=TeamMetrics(), debts=Debts())
 
 
 GPU, PAID = ("legal/large", "gpu"), ("legal/paid", "remote")
@@ -255,7 +292,7 @@ async def test_a_charge_is_at_the_price_of_whoever_answered_or_at_the_worst():
         books = account()
         attempt = books.attempt(BOSS_CALL, 0)
         assert books.reserve(attempt)
-        assert books.settle(attempt, Received(sent=True, served=served, usage=TokenUsage(10, 20)), "Succeeded") is None
+        assert books.settle(attempt, Received(sent=True, served=served, usage=TokenUsage(10, 20), finish="stop"), "Succeeded") is None
         assert books.ledger.charged.micro_usd == 10 * price[0] + 20 * price[1]
         assert not books.ledger.open_calls
 
@@ -289,6 +326,78 @@ async def test_a_report_beyond_the_bound_is_charged_and_named():
         books.reserve(books.attempt(BOSS_CALL, 1))
     assert refused.value.cap == "ProviderOverran"
     assert books.reserve(books.attempt(replace(BOSS_CALL, final=True), 2))
+
+
+@pytest.mark.parametrize(("usage", "charged"), [(TokenUsage(10, 1), None), (TokenUsage(10**9, 1), 10**9 * 3 + 15)])
+async def test_usage_from_before_the_end_is_no_measure_of_the_whole(usage, charged):
+    """Some providers count along in every chunk: what was broken off is charged as if nothing had been said, unless that was beyond the bound already."""
+    for cut in (False, True):
+        books = account(HOSTED)
+        attempt = books.attempt(BOSS_CALL, 0)
+        books.reserve(attempt)
+        books.settle(attempt, Received(sent=True, served=PAID, usage=usage, bytes=4), "Timeout", cut=cut)
+        assert books.ledger.charged.micro_usd == (charged or attempt.amount.micro_usd)
+        assert books.ledger.assumed == (charged is None)
+
+
+def lost(attempt, state="reserved", **end):
+    return CallRow(
+        "run-1", attempt.call.id, attempt.number, attempt.call.role, attempt.target, attempt.amount.micro_usd, attempt.amount.tokens, 0.0, state, **end
+    )
+
+
+FINAL_CALL = replace(BOSS_CALL, id="final", answers=True, final=True)
+
+
+@pytest.mark.parametrize(("room", "fits"), [(0, False), (1, True)])
+async def test_a_finalizing_call_lost_with_its_process_is_made_again_if_both_fit_under_the_cap(room, fits):
+    amount = account().attempt(FINAL_CALL, 0).amount
+    books = account(cap=2 * amount.micro_usd + room - 1, holdback=amount)
+    books.recover([lost(books.attempt(FINAL_CALL, 0))])
+    again = books.attempt(FINAL_CALL, 1)
+    with contextlib.nullcontext() if fits else pytest.raises(NotPaid) as refused:
+        assert books.reserve(again)
+    assert fits or refused.value.cap == "RunCost"
+    assert books.ledger.charged.micro_usd + books.ledger.reserved.micro_usd <= books.ledger.caps.micro_usd
+
+
+async def test_attempts_of_a_former_process_are_counted_as_its_own_would_be():
+    books = account()
+    first, second = books.attempt(BOSS_CALL, 0), books.attempt(BOSS_CALL, 1)
+    books.recover([lost(first, "released"), lost(second, "settled", charged=7, prompt_tokens=1, completion_tokens=2)])
+    assert [(role.calls, role.cost_micro_usd) for role in books.roles] == [(2, 7)]
+
+
+class Refusing:
+    """A journal that refuses the first rows as told, then takes everything."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.rows = []
+
+    async def settle_call(self, *row, **_named):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.rows.append(row[1:3])
+
+
+async def test_what_the_journal_did_not_take_is_written_once_it_takes_rows_again(caplog):
+    full = JournalError("JournalReadOnly", "full")
+    journal = Refusing(full, JournalMisuse("JournalMisuse", "never reserved"), full)
+    books = account(journal=journal)
+    for number in range(3):
+        attempt = books.attempt(BOSS_CALL, number)
+        assert books.reserve(attempt)
+        books.settle(attempt, Received(sent=True), "Succeeded")
+    await books.written()
+    assert "cannot be written down" in caplog.text
+    debts = books._debts
+    assert len(debts) == 2
+    journal.errors = [full]
+    await debts.pay()
+    assert (len(debts), journal.rows) == (2, [])
+    await debts.pay()
+    assert (len(debts), journal.rows) == (0, [("map/0/1", 0), ("map/0/1", 2)])
 
 
 def test_backoff_grows_and_is_the_same_for_the_same_attempt():

@@ -15,7 +15,9 @@ from modelfleet.router.explain import explain_from_api, explain_from_router, exp
 __all__ = ["explain_request"]
 
 
-def explain_request(kubeconfig: Path | None, policy: str | None, body: Path, headers: Iterable[str], router: str | None, *, as_json: bool) -> None:
+def explain_request(
+    kubeconfig: Path | None, context: str | None, policy: str | None, body: Path, headers: Iterable[str], router: str | None, *, as_json: bool
+) -> None:
     """Print which pool would answer the request in ``body``, and why. Raises Stalled on unusable arguments."""
     given = dict(_header(h) for h in headers)
     try:
@@ -25,7 +27,7 @@ def explain_request(kubeconfig: Path | None, policy: str | None, body: Path, hea
     if router is not None:
         answer = explain_from_router(router, data, given, policy)
     elif policy is not None:
-        answer = explain_from_api(policy, data, given, kubeconfig)
+        answer = explain_from_api(policy, data, given, kubeconfig, context)
     else:
         raise Stalled("NoPolicy", "--policy: name a RoutingPolicy as <namespace>/<name>, or ask a router with --router URL")
     if as_json:

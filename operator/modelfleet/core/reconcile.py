@@ -19,7 +19,7 @@ from modelfleet.core.plan import Event, GatewayEntry, NodeLabel, Plan, StatusWri
 from modelfleet.core.render.labels import ACCELERATOR_CLASS, POOL
 from modelfleet.core.render.pool import children_of, held_flavors
 from modelfleet.core.routing.compile import compile_routes
-from modelfleet.core.routing.ir import Problem, RoutingWorld
+from modelfleet.core.routing.ir import Problem, RoutingWorld, TeamRoute
 from modelfleet.core.status.acceleratorclass import acceleratorclass_status
 from modelfleet.core.status.agentteam import agentteam_status
 from modelfleet.core.status.events import invalid_events, matched_twice_events, pool_events, team_events
@@ -56,7 +56,7 @@ def plan_fleet(world: World) -> Plan:
         statuses=(
             *_class_statuses(world, catalogue, decisions),
             *_pool_statuses(world, pools, decisions, classes),
-            *_policy_statuses(world),
+            *_policy_statuses(world, teams),
             *_team_statuses(world, teams),
             *_invalid_statuses(world),
         ),
@@ -108,8 +108,9 @@ def _pool_statuses(
     return writes
 
 
-def _policy_statuses(world: World) -> list[StatusWrite]:
-    problems = compile_routes(RoutingWorld(pools=world.pools, policies=world.policies)).problems
+def _policy_statuses(world: World, teams: TeamsPlan) -> list[StatusWrite]:
+    named = tuple(TeamRoute(key, (key,), 0, "") for key in sorted(set(teams.names.values())))
+    problems = compile_routes(RoutingWorld(pools=world.pools, policies=world.policies, teams=named)).problems
     writes = []
     for policy in _living_policies(world):
         own: list[Problem] = [p for p in problems if p.policy == policy.key]

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
-from modelfleet.errors import ApiError, Gone
+from modelfleet.errors import ApiError, Gone, NotFound
 
 from .client import Client, Object, key_of
 from .resources import Resource
@@ -46,9 +46,13 @@ class Informer(Generic[T]):
         field_selector: str | None = None,
         watch_seconds: float = 150.0,
         silence: float = 180.0,
+        optional: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_change(key, old, new)`` hears every difference; it must not raise. Seconds throughout; ``clock`` is monotonic."""
+        """``on_change(key, old, new)`` hears every difference; it must not raise. Seconds throughout; ``clock`` is monotonic.
+
+        ``optional``: a kind that the API server does not know yet counts as one without objects, and is asked for again and again.
+        """
         self.resource = resource
         self.synced = asyncio.Event()
         """Set after the first complete list was applied; never cleared."""
@@ -61,6 +65,8 @@ class Informer(Generic[T]):
         self._selection: dict[str, Any] = {"namespace": namespace, "label_selector": label_selector, "field_selector": field_selector}
         self._watch_seconds = watch_seconds
         self._silence = silence
+        self._optional = optional
+        self._lacks = False
         self._clock = clock
         self._objects: dict[str, T] = {}
         self._heard: float | None = None
@@ -88,13 +94,27 @@ class Informer(Generic[T]):
                 await self._follow(version)
             except Gone:
                 _log.info("history of %s is lost: listing again", self.resource.plural)
+            except NotFound as error:
+                self._missing(error)
+                await self._pause()
             except ApiError as error:
                 _log.warning("cannot list %s, trying again in about %.1f s: %s", self.resource.plural, self._backoff, error)
                 await self._pause()
 
+    def _missing(self, error: NotFound) -> None:
+        """What was seen before stands: who deletes a kind deletes its objects first, and a server that starts may not know its kinds yet."""
+        if not self._optional:
+            _log.warning("cannot list %s, trying again in about %.1f s: %s", self.resource.plural, self._backoff, error)
+            return
+        if not self._lacks:
+            _log.warning("the API server knows no %s: none is assumed until their CustomResourceDefinition is there", self.resource.plural)
+        self._lacks = True
+        self.synced.set()
+
     async def _replace(self) -> str:
         items, version = await self._client.list(self.resource, **self._selection)
         self._hear()
+        self._lacks = False
         self.lists += 1
         listed = {key_of(item): item for item in items}
         for key, item in listed.items():

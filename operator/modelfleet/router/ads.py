@@ -186,26 +186,46 @@ class AdsServer:
             await self._server.stop(grace=0.2)
 
     async def publish(self, plan: RoutingPlan, secrets: Secrets) -> None:
-        """Make Envoy run this plan. ``secrets``: ref -> (resourceVersion, value). Returns at once; see ``acked`` and ``rejected``."""
-        before = None if self._plan is None else slices(self._plan)
+        """Make Envoy run this plan. ``secrets``: ref -> (resourceVersion, value). Does not wait for Envoy; see ``acked`` and ``rejected``.
+
+        The resources are made in a thread, so that no decision waits for those of hundreds of policies. Call it again only when it has returned.
+        """
+        before, wanted = None if self._plan is None else slices(self._plan), slices(plan)
+        anew = wanted != before
+        tried = self._to_try(wanted) if anew else self._pushed
+        made = await asyncio.to_thread(self._make, plan, tried)
         self._plan, self._secrets = plan, dict(secrets)
-        wanted = slices(plan)
-        if wanted != before:
+        if anew:
             self._begin(wanted)
-        self._rebuild()
+        # what Envoy said in the meantime may have changed what is pushed
+        self._rebuild(made if self._pushed == tried else None)
+
+    def _make(self, plan: RoutingPlan, tried: Mapping[str, Slice]) -> Resources:
+        """The resources, parsed ahead: what was parsed before is looked up, and what is new is kept for the snapshot."""
+        made = resources(effective(plan, tried), self._settings)
+        for type_url, found in ((LDS, made.listeners), (RDS, made.routes), (CDS, made.clusters), (EDS, made.endpoints)):
+            for name, raw in found.items():
+                self._parse(type_url, name, raw)
+        return made
 
     def _begin(self, wanted: Mapping[str, Slice]) -> None:
         """Try every policy in its wanted form at once. Not for addresses alone: pods that come and go must not restart a search for the guilty."""
+        self._pushed = self._to_try(wanted)
         self._guilty = {k: g for k, g in self._guilty.items() if wanted.get(k) == g[0]}
         self._queue = []
-        self._pushed = {k: s for k, s in ((k, self._good.get(k) if k in self._guilty else s) for k, s in wanted.items()) if s is not None}
+
+    def _to_try(self, wanted: Mapping[str, Slice]) -> dict[str, Slice]:
+        """The wanted forms, but for those that Envoy has refused: these stay as they were, if they were."""
+        refused = {k for k, (form, _) in self._guilty.items() if wanted.get(k) == form}
+        return {k: s for k, s in ((k, self._good.get(k) if k in refused else s) for k, s in wanted.items()) if s is not None}
 
     # --- snapshot ---
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, made: Resources | None = None) -> None:
+        """``made``: the resources of what is pushed, where they are at hand."""
         if self._plan is None:
             return
-        made = resources(effective(self._plan, self._pushed), self._settings)
+        made = made or resources(effective(self._plan, self._pushed), self._settings)
         snapshot = _Snapshot()
         for type_url, found in ((LDS, made.listeners), (RDS, made.routes), (CDS, made.clusters), (EDS, made.endpoints)):
             snapshot.resources[type_url] = {name: self._parse(type_url, name, raw) for name, raw in found.items()}

@@ -23,9 +23,11 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf import struct_pb2
 from google.rpc import status_pb2
 
+from modelfleet.core.grants import Grant
 from modelfleet.core.explain import compiled_sentence, explain_request
 from modelfleet.core.routing.compiled import compiled_route, decision_header, facts_of, team_header
 from modelfleet.core.routing.decide import Decision, RoutingTable, decide, refuse, routing_table
+from modelfleet.core.routing.granted import Given
 from modelfleet.core.routing.ir import RoutingPlan, TeamRoute
 from modelfleet.core.routing.request import BadRequest, RequestFacts, read_request
 
@@ -147,10 +149,12 @@ def question(
 ) -> tuple[Remembered, RequestFacts | None]:
     """Body and headers -> decision: the one path that Envoy's Checks and every explanation share."""
     cut = headers.get("x-envoy-auth-partial-body") == "true"
+    grant = _grant(table, lifted, headers, grants)
     try:
-        facts = read_request(body, headers, lifted, cut=cut, bounded=_needs_grant(table, lifted))
-        if facts.bound is None and not cut and _needs_grant(table, facts.model):
-            facts = read_request(body, headers, lifted, bounded=True)
+        facts = read_request(body, headers, lifted, cut=cut, bounded=_is_for(grant, lifted))
+        if lifted is None:
+            grant = _grant(table, facts.model, headers, grants)
+            facts = read_request(body, headers, cut=cut, bounded=True) if _is_for(grant, facts.model) else facts
     except BadRequest as error:
         return Remembered(refuse(decision_id, lifted or "", error), None), None
     features = Features(
@@ -163,13 +167,18 @@ def question(
         stream=facts.stream,
         body_cut=facts.body_cut,
     )
-    grant = grants(headers) if _needs_grant(table, facts.model) else None
     return Remembered(decide(table, facts, decision_id, route_policy=policy or None, grant=grant), features), facts
 
 
-def _needs_grant(table: RoutingTable, model: str | None) -> bool:
+def _grant(table: RoutingTable, model: str | None, headers: Mapping[str, str], grants: GrantReader) -> Given:
+    """What a request for a target showed; elsewhere a grant means nothing and is not read."""
     entry = table.get(model or "")
-    return entry is not None and entry.policy.granted
+    return grants(headers) if entry is not None and entry.policy.granted else None
+
+
+def _is_for(grant: Given, model: str | None) -> bool:
+    """Whether the cost of the call is worth telling: nobody without a grant makes the decider read a schema, and be late for others."""
+    return isinstance(grant, Grant) and grant.target == model
 
 
 def decision_json(remembered: Remembered) -> dict[str, Any]:

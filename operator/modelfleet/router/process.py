@@ -37,6 +37,7 @@ from .http import http_app
 from .metrics import RouterMetrics
 from .report import Reporter, Running
 from .settings import RouterSettings, read_settings
+from .slices import with_own_names
 from .usage import UsageReceiver
 from .watches import Watches
 
@@ -132,7 +133,8 @@ class Router:
 
     async def _compile_once(self) -> None:
         world, secrets, self._missing = await self.watches.observe()
-        plan = compile_routes(replace(world, egress=self.settings.egress, barred=self.health.barred()))
+        # in a thread: hundreds of policies take longer than a decision may, and none is to wait for them
+        plan = await asyncio.to_thread(compile_routes, replace(world, egress=self.settings.egress, barred=self.health.barred()))
         if self._pushed != (plan, secrets):
             self._plan, self._pushed = plan, (plan, secrets)
             self.usage.use(plan)
@@ -155,8 +157,9 @@ class Router:
     def _tell(self) -> None:
         """The decider may name only what Envoy runs; status says what that is."""
         running = self.ads.running
-        policies = tuple(p if running[p.key].version == p.version else running[p.key] for p in self._plan.policies if p.key in running)
-        self.decider.use(replace(self._plan, policies=policies))
+        now = [p if running[p.key].version == p.version else running[p.key] for p in self._plan.policies if p.key in running]
+        named = with_own_names(self._plan, [*now, *self.ads.running_teams.values()])
+        self.decider.use(replace(self._plan, policies=tuple(p for p in named if isinstance(p, PolicyPlan))))
         if self.ads.ready:
             self._report(running)
 

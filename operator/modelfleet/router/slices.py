@@ -9,7 +9,7 @@ from typing import Final
 
 from modelfleet.core.routing.ir import PodCluster, PolicyPlan, RemoteCluster, RoutingPlan, TeamRoute
 
-__all__ = ["Slice", "effective", "slices", "words"]
+__all__ = ["Slice", "effective", "slices", "with_own_names", "words"]
 
 _MAX_MESSAGE: Final = 500
 _NAME: Final = re.compile(r'^name: "([^"]*)"', re.MULTILINE)
@@ -43,7 +43,7 @@ def effective(plan: RoutingPlan, parts: Mapping[str, Slice]) -> RoutingPlan:
             else:
                 now = ready.get(cluster.name)
                 pods[cluster.name] = cluster if now is None else replace(cluster, addresses=now.addresses)
-    kept = [part.part for _, part in sorted(parts.items())]
+    kept = with_own_names(plan, [part.part for _, part in sorted(parts.items())])
     return replace(
         plan,
         policies=tuple(part for part in kept if isinstance(part, PolicyPlan)),
@@ -51,6 +51,29 @@ def effective(plan: RoutingPlan, parts: Mapping[str, Slice]) -> RoutingPlan:
         pod_clusters=tuple(pods[n] for n in sorted(pods)),
         remote_clusters=tuple(remotes[n] for n in sorted(remotes)),
     )
+
+
+def with_own_names(plan: RoutingPlan, kept: list[PolicyPlan | TeamRoute]) -> list[PolicyPlan | TeamRoute]:
+    """A form that Envoy had to keep leaves the names that have another owner now, once that one is there to answer for them."""
+    owners = {name: part.key for part in (*plan.policies, *plan.teams) for name in _names(part)}
+    there = {(name, part.key) for part in kept for name in _names(part)}
+
+    def mine(part: PolicyPlan | TeamRoute, name: str) -> bool:
+        owner = owners.get(name, part.key)
+        return owner == part.key or (name, owner) not in there
+
+    def own(part: PolicyPlan | TeamRoute) -> PolicyPlan | TeamRoute:
+        if all(mine(part, name) for name in _names(part)):
+            return part
+        if isinstance(part, TeamRoute):
+            return replace(part, names=tuple(name for name in part.names if mine(part, name)))
+        return replace(part, entrypoints=tuple(e for e in part.entrypoints if mine(part, e.name)))
+
+    return [own(part) for part in kept]
+
+
+def _names(part: PolicyPlan | TeamRoute) -> tuple[str, ...]:
+    return part.names if isinstance(part, TeamRoute) else tuple(e.name for e in part.entrypoints)
 
 
 def words(message: str) -> str:

@@ -66,5 +66,8 @@ def addresses_of(raw: dict[str, Any]) -> tuple[Address, ...]:
     """The ready addresses of one endpoint slice of the team runtime, at its port ``http`` or its only one."""
     ports = {port.get("name") or "": port["port"] for port in raw.get("ports") or () if port.get("port")}
     port = ports.get(_PORT) or next(iter(ports.values()), None)
+    if raw.get("addressType") not in ("IPv4", "IPv6"):
+        # a name among addresses would make Envoy refuse every endpoint that is pushed with it
+        return ()
     ready = [e for e in raw.get("endpoints") or () if (e.get("conditions") or {}).get("ready") is not False and e.get("addresses")]
     return tuple(sorted(Address(host=e["addresses"][0], port=port, flavor="") for e in ready)) if port else ()

@@ -32,6 +32,8 @@ _MILLION: Final = 1_000_000
 _EVENT_BYTES: Final = 200.0
 """Bytes of one server-sent event, which carries about one token, until a flavor's own ratio is seen."""
 _LEARN: Final = 0.1
+_MOST_TOKENS: Final = 100_000_000
+"""No request has more; a server that reports more reports nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +179,23 @@ def _tag(tags: Any, key: str) -> str:
 def _tokens_told(typed: Any) -> TokenCounts | None:
     """What the server said of a whole answer; of a part of one, bytes are the better witness."""
     counts = token_counts(typed[NAMESPACE].value) if NAMESPACE in typed else None
-    return counts if counts is not None and counts.complete else None
+    return counts if counts is not None and counts.complete and max(counts.input, counts.output) <= _MOST_TOKENS else None
 
 
 def _tokens_passed(fields: Any) -> TokenCounts | None:
     """What a stream's own usage event said: it is there even when the client hung up right behind it."""
-    if "output" not in fields:
+    output = _tokens_of(fields, "output")
+    if output is None:
         return None
-    cached = fields["cached"].number_value if "cached" in fields else 0
-    return TokenCounts(int(fields["input"].number_value if "input" in fields else 0), int(fields["output"].number_value), int(cached), complete=True)
+    return TokenCounts(_tokens_of(fields, "input") or 0, output, _tokens_of(fields, "cached") or 0, complete=True)
+
+
+def _tokens_of(fields: Any, key: str) -> int | None:
+    """A number of tokens that a request can have; what else a model server may say there is nothing said."""
+    if key not in fields or not fields[key].HasField("number_value"):
+        return None
+    number = fields[key].number_value
+    return int(number) if 0 <= number <= _MOST_TOKENS else None
 
 
 def _pool_flavor(text: str) -> tuple[str, str] | None:

@@ -1,7 +1,8 @@
 """What a router sees of the API server: pools, policies, teams, endpoint slices, and the Secrets these name -> one ``RoutingWorld``.
 
 Decided here: which collections are watched and that nothing may be compiled before all of them were listed once. An object that cannot be read
-keeps its last readable form. While the API server is away, what was seen last stands.
+keeps its last readable form. While the API server is away, what was seen last stands. An API server that knows no teams yet, since its
+CustomResourceDefinitions are older than this router, has none.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Watches:
         self._pools = [Informer(client, MODEL_POOLS, _reader(ModelPool), hear, namespace=n) for n in scopes]
         self._policies = [Informer(client, ROUTING_POLICIES, _reader(RoutingPolicy), hear, namespace=n) for n in scopes]
         self._slices: list[Informer[Endpoints]] = [Informer(client, ENDPOINT_SLICES, endpoints_of, hear, namespace=n, label_selector=POOL) for n in scopes]
-        self._teams = [Informer(client, AGENT_TEAMS, _reader(AgentTeam), hear, namespace=n) for n in scopes]
+        self._teams = [Informer(client, AGENT_TEAMS, _reader(AgentTeam), hear, namespace=n, optional=True) for n in scopes]
         self._runtime = Informer(client, ENDPOINT_SLICES, addresses_of, hear, namespace=teams_namespace, label_selector=TEAMS_SELECTOR)
         self._names = TeamNames()
         self._informers: list[Informer[Any]] = [*self._pools, *self._policies, *self._slices, *self._teams, self._runtime]

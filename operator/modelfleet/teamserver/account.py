@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from modelfleet.core.teams.budget import Amount, Cap, Ledger, cost, reservation
 from modelfleet.core.teams.ir import PriceTable, RoleTarget, TeamPlan
@@ -18,6 +19,7 @@ from modelfleet.core.teams.strategies.protocol import Call
 from modelfleet.core.teams.tokens import prompt_bound
 
 from .calls import Received, TokenUsage
+from .debts import Debts, Write
 from .journal.protocol import CallEnd, CallRow, Journal, JournalError
 from .metrics import TeamMetrics
 from .records import RoleUsage
@@ -67,7 +69,16 @@ class Account:
     """The account of one run."""
 
     def __init__(
-        self, run_id: str, plan: TeamPlan, *, targets: Mapping[str, RoleTarget], prices: PriceTable, ledger: Ledger, journal: Journal, metrics: TeamMetrics
+        self,
+        run_id: str,
+        plan: TeamPlan,
+        *,
+        targets: Mapping[str, RoleTarget],
+        prices: PriceTable,
+        ledger: Ledger,
+        journal: Journal,
+        metrics: TeamMetrics,
+        debts: Debts,
     ) -> None:
         self.ledger = ledger
         self.cached_tokens = 0
@@ -77,6 +88,7 @@ class Account:
         self._prices = prices
         self._journal = journal
         self._metrics = metrics
+        self._debts = debts
         self._roles: dict[str, RoleUsage] = {}
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -105,6 +117,7 @@ class Account:
             if left:
                 self._write(row.call_id, row.attempt, "assumed", RoleUsage(row.role, 1, prompt, completion, charged), (LOST,))
             if row.state == "released":
+                self._add(RoleUsage(row.role, 1))
                 continue
             spent = Amount(charged, prompt + completion, 1)
             assumed = self.ledger.assumed + (left or row.state == "assumed")
@@ -137,8 +150,9 @@ class Account:
     def settle(self, attempt: Attempt, got: Received, outcome: str, *, cut: bool = False) -> tuple[str, str] | None:
         """Charge an attempt. ``cut``: we ended it. The (pool, flavor) that reported more than its bound, if one did; ("", "") where nobody knows which."""
         prices = [self._prices[flavor] for flavor in self._reached(attempt, got)]
-        assumed, ours = got.usage is None, cut and self._ours(attempt, got)
-        usage = got.usage or self._guess(attempt, got, ours=ours)
+        reported, ours = _reported(attempt, got), cut and self._ours(attempt, got)
+        assumed = reported is None
+        usage = reported or self._guess(attempt, got, ours=ours)
         charged = max(cost(usage.prompt, usage.completion, price) for price in prices)
         if assumed:
             charged = min(charged, attempt.amount.micro_usd) if ours else attempt.amount.micro_usd
@@ -197,7 +211,8 @@ class Account:
 
     def _write(self, call: str, number: int, state: CallEnd, used: RoleUsage, flags: tuple[str, ...] = (), *, served: tuple[str, str] | None = None) -> None:
         pool, flavor = served or (None, None)
-        writing = self._journal.settle_call(
+        write = partial(
+            self._journal.settle_call,
             self._run,
             call,
             number,
@@ -209,13 +224,24 @@ class Account:
             pool=pool,
             flavor=flavor,
         )
-        task = asyncio.ensure_future(self._written(writing))
+        task = asyncio.ensure_future(self._written(write))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
-    async def _written(self, writing: Coroutine[Any, Any, None]) -> None:
+    async def _written(self, write: Write) -> None:
         try:
-            await writing
+            await write()
         except JournalError as error:
-            # the row stays reserved, so a later process charges all of it: more than it cost, never less
+            # until it is paid the row stays reserved, so a later process charges all of it: more than it cost, never less
             _log.warning("a call's charge was not written down", extra={"run": self._run, "reason": error.reason})
+            self._debts.owe(self._run, write)
+        except Exception:  # noqa: BLE001 - the ledger has it; a row that contradicts the journal must not end more than itself
+            _log.exception("a call's charge cannot be written down", extra={"run": self._run})
+
+
+def _reported(attempt: Attempt, got: Received) -> TokenUsage | None:
+    """What an attempt used in the end. A figure from before the end is no measure of what came after, but if it is beyond the bound it is to be paid."""
+    usage = got.usage
+    if usage is None or got.finish is not None or usage.prompt + usage.completion > attempt.amount.tokens:
+        return usage
+    return None

@@ -32,6 +32,10 @@ _MAX_PLAIN = 4 * 1024 * 1024
 _PATH = "/v1/chat/completions"
 _LINGER = 0.25
 _LONGEST_WAIT = 3600.0
+_MOST_TOKENS = 10**9
+"""No call uses as many. What reports more has overrun its bound all the same, and sums over a run still fit into 64 bits."""
+_DEEPEST = 100
+"""Levels of a typed answer: what is deeper is no answer, since copying and comparing it would run out of stack."""
 _SENT_AND_LOST = frozenset({"UC", "UR", "LR", "UPE", "DPE"})
 """Envoy's words for an upstream that had the request when it was lost."""
 
@@ -62,7 +66,10 @@ class TokenUsage:
 
 @dataclass(slots=True)
 class Received:
-    """What is known of an attempt so far, so that one that is cut off can be charged for what it was. ``bytes``: of generated text, reasoning included."""
+    """What is known of an attempt so far, so that one that is cut off can be charged for what it was.
+
+    ``bytes``: of generated text, reasoning included. ``usage``: the last that was reported; before there is a ``finish``, it is not all of it.
+    """
 
     sent: bool = False
     served: tuple[str, str] | None = None
@@ -106,15 +113,24 @@ def request_body(call: Call, role: RolePlan, model: str, task: Task | None = Non
 
 
 def typed_value(text: str, schema: str) -> Any:
-    """The value that an answer spells. Raises CallFault InvalidOutput where it is no JSON, does not fit the schema, or holds what is no text."""
+    """The value that an answer spells. Raises CallFault InvalidOutput where it is no JSON, is too deep, does not fit the schema, or holds what is no text."""
     try:
         value = json.loads(text, parse_constant=_refuse)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise CallFault("InvalidOutput", trigger="InvalidOutput", billed=True) from None
-    if misfit(schema, value) is not None:
+    if _too_deep(value) or misfit(schema, value) is not None:
         raise CallFault("InvalidOutput", trigger="InvalidOutput", billed=True)
     return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [part for whole in level if isinstance(whole, dict | list) for part in (whole.values() if isinstance(whole, dict) else whole)]
+        if not level:
+            return False
+    return True
 
 
 def _refuse(constant: str) -> None:
@@ -133,6 +149,8 @@ async def ask(http: httpx.AsyncClient, gateway_url: str, body: bytes, *, headers
             got.served = _served(reply.headers.get(SERVED_HEADER))
             if reply.status_code != 200:
                 raise _refusal(reply, await _some(reply, _MAX_ERROR))
+            if _encoded(reply):
+                raise _broken()
             if reply.headers.get("content-type", "").startswith("text/event-stream"):
                 await _stream(reply, got, on_text)
             else:
@@ -170,11 +188,18 @@ async def _rest(chunks: AsyncIterator[bytes]) -> None:
 async def _some(reply: httpx.Response, most: int) -> bytes:
     """The first bytes of a body; a longer one is cut."""
     body = bytearray()
+    if _encoded(reply):
+        return b""
     async for chunk in reply.aiter_bytes():
         body += chunk
         if len(body) > most:
             break
     return bytes(body)
+
+
+def _encoded(reply: httpx.Response) -> bool:
+    """Whether a reply is compressed, which nobody asked for: a few bytes of it could become more than there is memory for."""
+    return reply.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
 
 
 def _json(text: str | bytes) -> Any:
@@ -222,7 +247,7 @@ def _usage(value: Any) -> TokenUsage | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return min(value, _MOST_TOKENS) if type(value) is int and value >= 0 else None
 
 
 def _served(header: str | None) -> tuple[str, str] | None:

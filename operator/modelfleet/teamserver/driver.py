@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from modelfleet.core.teams.ir import TeamPlan
@@ -32,6 +33,7 @@ from modelfleet.core.teams.strategies.protocol import (
 )
 
 from .account import Account
+from .debts import Debts
 from .executor import Executor, Past
 from .journal.protocol import Journal, JournalError, PayloadTooLarge
 from .metrics import TeamMetrics
@@ -59,6 +61,7 @@ class RunParts:
     executor: Executor
     journal: Journal
     metrics: TeamMetrics
+    debts: Debts
 
 
 class Driver:
@@ -77,12 +80,12 @@ class Driver:
         self._group: asyncio.TaskGroup | None = None
         self.outcome: Outcome | None = None
 
-    def begin(self, step: Step, events: Iterable[Event] = (), past: Mapping[str, Past] | None = None) -> None:
-        """Take the first step, then hear again what was heard before. ``past``: call id -> attempts before."""
+    def begin(self, step: Step, events: Iterable[Event] = (), past: Mapping[str, Past] | None = None, *, next_seq: int = 0) -> None:
+        """Take the first step, then hear again what was heard before. ``past``: call id -> attempts before; ``next_seq``: of the next event."""
         self._past = past or {}
+        self._seq = next_seq
         self._note(step)
         for event in events:
-            self._seq += 1
             if self.outcome is None:
                 self._note(self._parts.strategy.step(self._state, event), event)
         for call_id in sorted(self._given_up & set(self._open)):
@@ -119,7 +122,8 @@ class Driver:
                     task.cancel()
         except* JournalError as lost:
             _log.warning("a run ends, since nothing of it can be written down", extra={"run": self.run.id, "reason": str(lost.exceptions[0])})
-            self.outcome = _LOST
+            # a run that had ended has ended: what it came to was written down before
+            self.outcome = self.outcome or _LOST
         except* Exception:  # noqa: BLE001 - the run ends, the process goes on
             _log.exception("a run ends by a bug", extra={"run": self.run.id})
             self.outcome = Outcome("Failed", "Internal", complete=False)
@@ -187,14 +191,17 @@ class Driver:
 
     async def _finish(self) -> None:
         parts, outcome = self._parts, self.outcome or _LOST
-        result = self._report(outcome)
+        finish = partial(parts.journal.finish, self.run.id, outcome.state, outcome.stop_reason)
+        result, now = result_bytes(self._report(outcome)), time.time()
         try:
             try:
-                await parts.journal.finish(self.run.id, outcome.state, outcome.stop_reason, result_bytes(result), time.time())
+                await finish(result, now)
             except PayloadTooLarge:
-                await parts.journal.finish(self.run.id, outcome.state, outcome.stop_reason, b"", time.time())
+                result = b""
+                await finish(result, now)
         except JournalError as error:
             _log.warning("the end of a run was not written down", extra={"run": self.run.id, "reason": error.reason})
+            parts.debts.owe(self.run.id, partial(finish, result, now))
         parts.metrics.run_finished(self.run.team, outcome.state, outcome.stop_reason, time.time() - parts.started)
 
     def _report(self, outcome: Outcome) -> RunResult:

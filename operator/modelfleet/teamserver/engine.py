@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -118,7 +118,7 @@ class Engine:
     async def submit(self, request: RunRequest) -> Run:
         """A run, started or waiting for its place. Raises NotStarted in one of its kinds; then nothing was spent and nothing is written."""
         team = request.team
-        if self._leaving:
+        if self._is_leaving():
             raise Draining("this process is leaving; try again", _JOURNAL_AGAIN)
         if team.suspended:
             raise Suspended(f"team {team.key} is suspended: it takes no new runs until spec.suspend is false")
@@ -142,6 +142,11 @@ class Engine:
         except BaseException:
             places.give_back(place)
             raise
+        if self._is_leaving():
+            # nobody waits for runs that come now; nothing was spent
+            places.give_back(place)
+            await self._give_up(row, "RuntimeLost")
+            raise Draining("this process is leaving; try again", _JOURNAL_AGAIN)
         driver = self._driver(row, team, pinned, ledger)
         driver.begin(step)
         return self._launch(driver, place)
@@ -155,6 +160,15 @@ class Engine:
         for run in [run for run in self._runs.values() if run.team == team]:
             run.cancel("TeamDeleted")
 
+    def keep_teams(self, present: Collection[str]) -> None:
+        """End the runs of teams that were deleted while nobody watched."""
+        for team in {run.team for run in self._runs.values()}.difference(present):
+            self.team_deleted(team)
+
+    async def pay_debts(self) -> None:
+        """Write what a journal that took no rows did not take; ask now and then."""
+        await self._shop.debts.pay()
+
     async def drain(self, seconds: float) -> None:
         """Take no more runs, wait for those going on, then let go of the rest: the journal keeps them for whoever starts next."""
         self._leaving = True
@@ -165,10 +179,14 @@ class Engine:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self.pay_debts()
         if self._own_http:
             await self._shop.http.aclose()
 
     # --- a run's start ---
+
+    def _is_leaving(self) -> bool:
+        return self._leaving
 
     async def _write(self, team: TeamPlan, row: RunRow, pinned: Pinned) -> None:
         """Plan and run, durable. Raises NotStarted."""
@@ -186,10 +204,19 @@ class Engine:
 
     def _driver(self, row: RunRow, team: TeamPlan, pinned: Pinned, ledger: Ledger, calls: Sequence[CallRow] = ()) -> Driver:
         shop, run_id = self._shop, row.run_id
-        account = Account(run_id, team, targets=pinned.targets, prices=pinned.price_table, ledger=ledger, journal=shop.journal, metrics=shop.metrics)
+        account = Account(
+            run_id,
+            team,
+            targets=pinned.targets,
+            prices=pinned.price_table,
+            ledger=ledger,
+            journal=shop.journal,
+            metrics=shop.metrics,
+            debts=shop.debts,
+        )
         account.recover(calls)
         executor = Executor(shop, run_id, team, task=pinned.task, caller=row.caller, deadline=row.deadline, account=account)
-        parts = RunParts(run_id, team, pinned, row.started, row.deadline, strategy_of(team), account, executor, shop.journal, shop.metrics)
+        parts = RunParts(run_id, team, pinned, row.started, row.deadline, strategy_of(team), account, executor, shop.journal, shop.metrics, shop.debts)
         return Driver(Run(run_id, team.key, team.revision), parts)
 
     def _launch(self, driver: Driver, place: asyncio.Future[None]) -> Run:
@@ -223,12 +250,19 @@ class Engine:
     async def _resume(self, orphans: Sequence[RunRow]) -> None:
         for row in orphans:
             try:
-                await self._take_up(row)
-            except JournalError as error:
-                _log.warning("a run could not be taken up", extra={"run": row.run_id, "reason": error.reason})
+                await self._take_up_at_last(row)
             except Exception:  # noqa: BLE001 - one row that cannot be read must not keep the others from being taken up
                 _log.exception("a run of the journal cannot be read", extra={"run": row.run_id})
                 await self._give_up(row, "Internal")
+
+    async def _take_up_at_last(self, row: RunRow) -> None:
+        """Take up one run, however long the journal gives nothing; meanwhile whoever asks for the run is told to wait."""
+        while True:
+            try:
+                return await self._take_up(row)
+            except JournalError as error:
+                _log.warning("a run could not be taken up, trying again", extra={"run": row.run_id, "reason": error.reason})
+            await asyncio.sleep(_JOURNAL_AGAIN)
 
     async def _take_up(self, row: RunRow) -> None:
         journal = self._shop.journal
@@ -237,14 +271,20 @@ class Engine:
             await self._give_up(row, "RuntimeLost")
             return
         team, pinned = read_plan(plan), read_pinned(row.request)
-        events = [read_event(event.kind, event.payload) for event in await journal.events(row.run_id)]
+        rows = await journal.events(row.run_id)
+        events = [read_event(event.kind, event.payload) for event in rows]
         calls = await journal.calls(row.run_id)
         strategy = strategy_of(team)
         caps = caps_of(team.budget, pinned.cost_cap)
         ledger = open_ledger(team, strategy, pinned.task, caps=caps, targets=pinned.targets, prices=pinned.price_table)
         driver = self._driver(row, team, pinned, ledger, calls)
-        driver.begin(strategy.start(team, pinned.task), events, _past(calls))
-        self._shop.metrics.resumed(row.team)
+        # a journal that took no rows for a moment may have taken later events and not earlier ones
+        driver.begin(strategy.start(team, pinned.task), events, _past(calls), next_seq=rows[-1].seq + 1 if rows else 0)
+        if await journal.keyed(row.run_id):
+            self._shop.metrics.resumed(row.team)
+        else:
+            # its client was lost with the process, and cannot come back for it
+            driver.run.cancel("ClientGone")
         self._launch(driver, self._places_of(team).take(team, anyway=True))
 
     async def _give_up(self, row: RunRow, stop_reason: str) -> None:

@@ -23,6 +23,7 @@ from modelfleet.core.teams.strategies.protocol import BudgetRefused, Call, CallF
 from .account import Account, Attempt, NotPaid
 from .calls import CallFault, Received, ask, request_body, typed_value
 from .circuits import Circuits, Pass
+from .debts import Debts
 from .journal.protocol import MAX_PAYLOAD, Journal, JournalError
 from .metrics import TeamMetrics
 from .pacing import Pacer
@@ -44,6 +45,7 @@ class Workshop:
     metrics: TeamMetrics
     pacer: Pacer = field(default_factory=Pacer)
     circuits: Circuits = field(default_factory=Circuits)
+    debts: Debts = field(default_factory=Debts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ _FINAL: Final = {"x-should-retry": "false"}
 """The official client would otherwise repeat a run that was paid for."""
 
 _RELEASED: Final = (503, "not_ready", "this process is leaving, and the run goes on in the next one: ask again with the same Idempotency-Key")
+_ENDED_HERE: Final = (503, "not_ready", "this process is leaving, and the run ends with it: it had no Idempotency-Key under which it could be asked for again")
 _TORN: Final = (502, "team_failed", "the answer changed after part of it had been sent: discard what was received")
 
 _REFUSALS: Final[Mapping[type[refusals.NotStarted], tuple[int, str]]] = {
@@ -157,7 +158,7 @@ class Front:
         if result is None:
             self._leave(asked)
             return Response(status_code=499)
-        failed = self._failed(result)
+        failed = self._failed(asked, result)
         return _json(asked.answer.completion(result)) if failed is None else _failure(asked, failed, result)
 
     async def _streamed(self, request: Request, asked: _Asked) -> Response:
@@ -174,7 +175,7 @@ class Front:
             return Response(status_code=499)
         if torn or first is END:
             result = await asked.run.result()
-            failed = self._failed(result, torn=torn)
+            failed = self._failed(asked, result, torn=torn)
             if failed is not None:
                 return _failure(asked, failed, result)
         return _Stream(self._events(asked, pieces, first or END), lambda: self._closed(asked, pieces))
@@ -193,7 +194,7 @@ class Front:
                 torn, piece = True, END
         result = await asked.run.result()
         asked.over = True
-        failed = self._failed(result, torn=torn)
+        failed = self._failed(asked, result, torn=torn)
         for part in _ending(asked, result, began=began) if failed is None else [event(asked.answer.error(failed, result), "error")]:
             yield part
 
@@ -203,10 +204,10 @@ class Front:
         if not asked.over:
             self._leave(asked)
 
-    def _failed(self, result: RunResult, *, torn: bool = False) -> tuple[int, str, str] | None:
+    def _failed(self, asked: _Asked, result: RunResult, *, torn: bool = False) -> tuple[int, str, str] | None:
         """Status, code and sentence if there is no answer to give. ``torn``: what was sent is none."""
         if self.draining and result.outcome.stop_reason == "RuntimeLost":
-            return _RELEASED
+            return _RELEASED if asked.key is not None else _ENDED_HERE
         return failure(result) or (_TORN if torn else None)
 
     # --- a client that left ---
@@ -259,8 +260,7 @@ def _ending(asked: _Asked, result: RunResult, *, began: bool) -> list[bytes]:
 
 def _failure(asked: _Asked, failed: tuple[int, str, str], result: RunResult) -> Response:
     """A run that was let go may be joined again with its key; without one, asking again would be a second run."""
-    again = failed is _RELEASED
-    headers = ({"retry-after": "5"} if again else {}) | ({} if again and asked.key is not None else _FINAL)
+    headers = {"retry-after": "5"} if failed is _RELEASED else _FINAL
     return _json(asked.answer.error(failed, result), failed[0], headers)
 
 

@@ -75,5 +75,6 @@ def _ended(row: RunRow) -> Run:
         run.end(read_result(row.result))
         return run
     if row.state != "Running":
-        raise Refusal(409, "result_not_kept", "Idempotency-Key: the run has ended, and its team keeps no answers (journal.content: None)", "Idempotency-Key")
+        ended = f"{row.state}/{row.stop_reason}"
+        raise Refusal(409, "result_not_kept", f"Idempotency-Key: the run has ended as {ended}, and its answer was not kept", "Idempotency-Key")
     raise Refusal(503, "not_ready", "Idempotency-Key: the run is being taken up again after a restart", "Idempotency-Key", retry_after=1.0)

@@ -123,6 +123,7 @@ class TeamRuntime:
             _log.info("teams: %s", ", ".join(f"{key} {revision}" for key, revision in sorted(_revisions(plan).items())) or "none")
         self.plan = plan
         self._compiled = True
+        self.engine.keep_teams(self.watches.teams)
         self._tell()
 
     def _tell(self) -> None:
@@ -133,6 +134,9 @@ class TeamRuntime:
         while True:
             await asyncio.sleep(_PULSE)
             await self.journal.probe(time.time())
+            await self.engine.pay_debts()
+            if self._compiled:
+                self.engine.keep_teams(self.watches.teams)
             trouble = self._why_unavailable()
             if trouble != self._trouble:
                 self._trouble = trouble

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from modelfleet.core.teams.ir import PriceTable, RoleTarget, TeamPlan, TokenPrice
 from modelfleet.core.teams.strategies.protocol import (
@@ -85,6 +85,8 @@ class Pinned:
         return {(pool, flavor): TokenPrice(given, made) for pool, flavor, given, made in self.prices}
 
 
+T = TypeVar("T")
+
 _PLAN: Final = TypeAdapter(TeamPlan)
 _PINNED: Final = TypeAdapter(Pinned)
 _RESULT: Final = TypeAdapter(RunResult)
@@ -98,7 +100,7 @@ def plan_bytes(plan: TeamPlan) -> bytes:
 
 def read_plan(raw: bytes) -> TeamPlan:
     """A plan of the journal. Raises ValueError for one that this version cannot read."""
-    return _PLAN.validate_json(raw)
+    return _read(_PLAN, raw, "a plan")
 
 
 def pinned_bytes(pinned: Pinned) -> bytes:
@@ -108,7 +110,7 @@ def pinned_bytes(pinned: Pinned) -> bytes:
 
 def read_pinned(raw: bytes) -> Pinned:
     """What a run pinned. Raises ValueError for something that this version cannot read."""
-    return _PINNED.validate_json(raw)
+    return _read(_PINNED, raw, "a request")
 
 
 def event_bytes(event: Event) -> tuple[str, bytes]:
@@ -132,4 +134,13 @@ def result_bytes(result: RunResult) -> bytes:
 
 def read_result(raw: bytes) -> RunResult:
     """A result of the journal. Raises ValueError for one that this version cannot read."""
-    return _RESULT.validate_json(raw)
+    return _read(_RESULT, raw, "a result")
+
+
+def _read(adapter: TypeAdapter[T], raw: bytes, what: str) -> T:
+    try:
+        return adapter.validate_json(raw)
+    except ValidationError as error:
+        # its own words quote what was there: prompts and answers, which no log may hold
+        places = ", ".join(sorted({".".join(str(part) for part in fault["loc"]) or "the whole" for fault in error.errors(include_input=False)})[:4])
+        raise ValueError(f"the journal holds {what} that this version cannot read, at {places}") from None

@@ -86,15 +86,21 @@ def test_the_answering_role_of_a_concat_is_who_maps() -> None:
     assert the_plan(a_team(spec__roles=[TEAM["spec"]["roles"][1]], spec__strategy={"mapReduce": concat})).answering_role == "reader"
 
 
+def test_a_step_of_a_loop_hears_what_the_loop_said_before() -> None:
+    the_plan(a_team(CHAIN, **{f"{STEPS}__2__input": "${input} ${steps.draft.output} ${steps.review.output.accept}"}))
+
+
 # --- what is wrong with a team ---
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({f"{STEPS}__2__input": "${steps.review.output}"}, "strategy.chain.steps[draft].input names review, which is not an earlier step"),
-        ({f"{STEPS}__2__input": "${steps.draft.output}"}, "strategy.chain.steps[draft].input names draft, which is not an earlier step"),
-        ({f"{STEPS}__2__input": "${steps.nobody.output}"}, "strategy.chain.steps[draft].input names nobody, which is not an earlier step"),
+        ({f"{STEPS}__1__input": "${steps.draft.output}"}, "strategy.chain.steps[outline].input names draft, which is not an earlier step"),
+        ({f"{STEPS}__1__input": "${steps.outline.output}"}, "strategy.chain.steps[outline].input names outline, which is not an earlier step"),
+        ({f"{STEPS}__2__input": "${steps.final.output}"}, "[draft].input names final, which is not an earlier step or one of the same loop"),
+        ({f"{STEPS}__2__input": "${steps.nobody.output}"}, "[draft].input names nobody, which is not an earlier step or one of the same loop"),
+        ({f"{STEPS}__2__input": "${steps.review.output.praise}"}, "[draft].input: praise is not in the properties of role critic's outputSchema"),
         ({f"{STEPS}__4__input": "${steps.review.output.praise}"}, "praise is not in the properties of role critic's outputSchema"),
         ({f"{STEPS}__4__input": "${steps.draft.output.title}"}, "strategy.chain.steps[final].input: title needs an outputSchema of role writer"),
         ({f"{STEPS}__4__input": "${question}"}, "strategy.chain.steps[final].input: ${question} is not known"),

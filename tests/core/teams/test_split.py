@@ -87,6 +87,18 @@ def test_lines_are_bounded(text: str) -> None:
     assert sum(map(size, parts)) <= bound.most_bytes
 
 
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(alphabet="ab \t\r\n\x0b\u2028", max_size=40))
+def test_lines_are_what_splitting_at_newlines_gives(text: str) -> None:
+    assert split_document(Split(by="Lines"), text) == tuple(line for line in (raw.removesuffix("\r") for raw in text.split("\n")) if line.strip())
+
+
+@pytest.mark.parametrize(("by", "document"), [("Lines", "a\n" * 50), ("JsonArray", "[" + "1," * 50 + "not read, not judged"), ("Chunk", "word " * 2000)])
+def test_a_document_is_read_no_further_than_the_team_reads(by: str, document: str) -> None:
+    split = Split.model_validate({"by": by, "maxItems": 3} | ({"tokens": 16} if by == "Chunk" else {}))
+    assert len(split_document(split, document)) == 4
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v, max_size=3)
 )

@@ -25,6 +25,9 @@ _FREE: Final = frozenset((
 ))  # fmt: skip
 """Fields that add no tokens to a prompt, or whose tokens are counted here."""
 
+_MOST: Final = 1_000_000_000
+"""No answer has more tokens; a number of thousands of digits could not even be told in a refusal."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallBound:
@@ -71,8 +74,8 @@ def call_bound(fields: Mapping[str, msgspec.Raw]) -> CallBound:
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return CallBound(unbounded="messages with text alone, and whole numbers, are what the cost of a call with a grant is told from")
     limits = [limit for limit in given if limit is not None]
-    if not limits or min(limits) < 1 or choices < 1:
-        return CallBound(unbounded="a call with a grant needs max_tokens, else its cost has no bound")
+    if not limits or min(limits) < 1 or choices < 1 or max(*limits, choices) > _MOST:
+        return CallBound(unbounded="a call with a grant needs max_tokens, a number that a model can have, else its cost has no bound")
     prompt = PER_CALL + schema + sum(PER_MESSAGE + _size(message.content) + _size(message.name) for message in messages)
     return CallBound(prompt, max(limits) * choices)
 

@@ -1,7 +1,7 @@
 """Policies, pools and the names of teams -> RoutingPlan: which groups a policy may use, in which order, and what is wrong with it.
 
-Decided here, from the objects and the ready addresses alone: who owns a public model name (of policies the oldest; a team never wins one from a policy),
-which targets of teams are routes, and what does not resolve. One policy's plan is made in ``policies.py``, what is behind a pool in ``pools.py``. Not decided
+Decided here, from the objects and the ready addresses alone: who owns a public model name (``<namespace>/<team>`` is that team's, whatever
+a policy says; of policies the oldest; any other name a team has only while no policy does), which targets of teams are routes, and what does not resolve. One policy's plan is made in ``policies.py``, what is behind a pool in ``pools.py``. Not decided
 here: which chain one request gets (``decide.py``) and how Envoy is told (``xds/``).
 """
 
@@ -26,7 +26,7 @@ _FIRST = datetime.min.replace(tzinfo=UTC)
 def compile_routes(world: RoutingWorld) -> RoutingPlan:
     """The plan of every policy of the world; never raises for objects that parse. Equal worlds give equal plans."""
     pools = {pool.key: pool_behind(pool, world) for pool in sorted(world.pools, key=lambda p: p.key)}
-    owners = _owners(world.policies)
+    owners = _owners(world)
     problems: list[Problem] = []
     policies: list[PolicyPlan] = []
     for policy in sorted(world.policies, key=lambda p: p.key):
@@ -69,10 +69,9 @@ def _targets(world: RoutingWorld, pools: Mapping[str, PoolBehind]) -> list[Polic
 
 def _teams(teams: Iterable[TeamRoute], owners: Mapping[str, str]) -> tuple[TeamRoute, ...]:
     """A name that a policy has, or another team, is not a team's."""
-    taken, kept = set(owners), []
+    taken, kept = dict(owners), []
     for team in sorted(teams, key=lambda t: t.team):
-        names = tuple(name for name in sorted(team.names) if name not in taken)
-        taken.update(names)
+        names = tuple(name for name in sorted(team.names) if taken.setdefault(name, team.key) == team.key)
         kept.append(replace(team, names=names))
     return tuple(kept)
 
@@ -80,19 +79,25 @@ def _teams(teams: Iterable[TeamRoute], owners: Mapping[str, str]) -> tuple[TeamR
 # --- who owns a name ---
 
 
-def _owners(policies: Iterable[RoutingPolicy]) -> dict[str, str]:
-    owners: dict[str, str] = {}
-    for policy in sorted(policies, key=lambda p: (p.metadata.creation_timestamp or _FIRST, p.key)):
+def _owners(world: RoutingWorld) -> dict[str, str]:
+    """Name -> key in the plan. A full name says whose it is: no policy of another namespace may take it or keep it from its team."""
+    owners = {team.team: team.key for team in world.teams if team.team in team.names}
+    for policy in sorted(world.policies, key=lambda p: (p.metadata.creation_timestamp or _FIRST, p.key)):
         for entrypoint in policy.spec.entrypoints:
             owners.setdefault(entrypoint.name, policy.key)
     return owners
 
 
 def _conflicts(policy: RoutingPolicy, owners: Mapping[str, str]) -> list[Problem]:
-    lost = [f"{e.name} belongs to the older policy {owners[e.name]}" for e in policy.spec.entrypoints if owners[e.name] != policy.key]
+    lost = [f"{e.name} belongs to {_called(owners[e.name])}" for e in policy.spec.entrypoints if owners[e.name] != policy.key]
     if not lost:
         return []
     return [Problem(policy.key, ConditionType.ACCEPTED, RoutingPolicyReason.ENTRYPOINT_CONFLICT, "; ".join(sorted(lost)))]
+
+
+def _called(owner: str) -> str:
+    team = owner.removeprefix("team:")
+    return f"the older policy {owner}" if team == owner else f"the AgentTeam {team}, whose full name it is: choose another name"
 
 
 def _dangling(policy: RoutingPolicy) -> list[Problem]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["REWRITE_FILE", "REWRITE_SOURCE", "rewrite"]
@@ -117,6 +118,7 @@ REWRITE_FILE: Final = f"rewrite-{hashlib.sha256(REWRITE_SOURCE.encode()).hexdige
 """Named by its content: a router of another version never changes the script under a running Envoy."""
 
 
+@lru_cache(maxsize=4096)
 def rewrite(folder: str, *, model: str, prefix: str, host: str | None, remote: str | None, refused: str) -> str:
     """Lua source for one cluster. ``prefix`` replaces ``/v1``; ``host`` None keeps the client's; ``remote`` names an endpoint whose 401 and 403 are hidden."""
     values = (json.dumps(model)[1:-1], prefix.replace("%", "%%"), host, remote, refused)

@@ -1,7 +1,7 @@
 """What the API server cannot check in a team: faults of its strategy and of its roles' schemas, as sentences that begin with their path.
 
-Decided here: that everything a strategy refers to is there before it is asked for: steps by earlier steps, fields by the schema of the role that answers,
-roles by the strategy at all. CEL has checked the rest; what would raise further on is checked again, for objects that came past it.
+Decided here: that everything a strategy refers to is there before it is asked for: steps by earlier steps or by those of the same loop, fields by the schema of
+the role that answers, roles by the strategy at all. CEL has checked the rest; what would raise further on is checked again, for objects that came past it.
 Not decided here: what becomes of a team with faults (``compile.py``).
 """
 
@@ -75,9 +75,12 @@ def answering_role(strategy: Chain | MapReduce) -> str:
 
 def _chain_faults(chain: Chain, roles: Mapping[str, Role]) -> list[str]:
     faults: list[str] = []
+    repeated = _repeated(chain)
     for index, step in enumerate(chain.steps):
         path, earlier = f"strategy.chain.steps[{step.name}]", {s.name: s for s in chain.steps[:index]}
-        faults += _input_faults(step.input, f"{path}.input", earlier, roles)
+        # what comes later in a loop spoke in the turn before; in the first turn it is empty
+        looped = step.name in repeated
+        faults += _input_faults(step.input, f"{path}.input", earlier | repeated if looped else earlier, roles, looped=looped)
         if step.when is not None:
             faults += _step_match_faults(step.when, f"{path}.when", earlier, roles, "an earlier step")
     if chain.repeat is not None:
@@ -85,17 +88,26 @@ def _chain_faults(chain: Chain, roles: Mapping[str, Role]) -> list[str]:
     return faults
 
 
-def _input_faults(template: str, path: str, earlier: Mapping[str, ChainStep], roles: Mapping[str, Role]) -> Iterator[str]:
+def _repeated(chain: Chain) -> dict[str, ChainStep]:
+    """The steps of the loop; none where it names what is not there."""
+    order = [step.name for step in chain.steps]
+    if chain.repeat is None or chain.repeat.from_step not in order or chain.repeat.to_step not in order:
+        return {}
+    return {step.name: step for step in chain.steps[order.index(chain.repeat.from_step) : order.index(chain.repeat.to_step) + 1]}
+
+
+def _input_faults(template: str, path: str, said: Mapping[str, ChainStep], roles: Mapping[str, Role], *, looped: bool) -> Iterator[str]:
     try:
         named = placeholders(template)
     except TemplateError as error:
         yield f"{path}: {error}"
         return
+    loop = " or one of the same loop" if looped else ""
     for placeholder in dict.fromkeys(named):
-        if placeholder.step is not None and placeholder.step not in earlier:
-            yield f"{path} names {placeholder.step}, which is not an earlier step"
+        if placeholder.step is not None and placeholder.step not in said:
+            yield f"{path} names {placeholder.step}, which is not an earlier step{loop}"
         elif placeholder.step is not None and placeholder.field is not None:
-            yield from _field_faults(placeholder.field, path, roles.get(earlier[placeholder.step].role))
+            yield from _field_faults(placeholder.field, path, roles.get(said[placeholder.step].role))
 
 
 def _repeat_faults(repeat: Repeat, steps: Sequence[ChainStep], roles: Mapping[str, Role]) -> list[str]:

@@ -7,9 +7,10 @@ bytes, to whitespace or to a character's border. Lines and the elements of a JSO
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from modelfleet.api.v1alpha1.agentteam import Split
@@ -45,14 +46,18 @@ class PartBound:
 
 
 def split_document(split: Split, document: str) -> tuple[str, ...]:
-    """The parts in order; their number may exceed ``split.max_items``. Raises MalformedDocument."""
+    """The parts in order; of a document that has more than ``split.max_items``, that many and one: it is not read further. Raises MalformedDocument."""
+    return tuple(islice(_parts(split, document), split.max_items + 1))
+
+
+def _parts(split: Split, document: str) -> Iterator[str]:
     match split.by:
         case "Chunk":
-            return tuple(_chunks(split, document.encode("utf-8", "surrogatepass")))
+            return _chunks(split, document.encode("utf-8", "surrogatepass"))
         case "Lines":
-            return tuple(line for line in (raw.removesuffix("\r") for raw in document.split("\n")) if line.strip())
+            return _lines(document)
         case "JsonArray":
-            return tuple(_elements(document))
+            return _elements(document)
 
 
 def part_bound(split: Split, document_bytes: int) -> PartBound:
@@ -118,10 +123,30 @@ def _overlapped(data: bytes, start: int, overlap: int, search: int) -> int:
     return begin
 
 
+# --- lines ---
+
+_BLANK = re.compile(r"\s*")
+
+
+def _lines(document: str) -> Iterator[str]:
+    """The lines that are not blank, without their ends; blank ones, however many, are passed over in one go."""
+    at = 0
+    while (text := _blank_until(document, at)) < len(document):
+        begin = max(document.rfind("\n", at, text) + 1, at)
+        newline = document.find("\n", text)
+        at = len(document) if newline < 0 else newline
+        yield document[begin:at].removesuffix("\r")
+
+
+def _blank_until(document: str, at: int) -> int:
+    blank = _BLANK.match(document, at)
+    return at if blank is None else blank.end()
+
+
 # --- JSON ---
 
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
-_JSON_SPACE = " \t\r\n"
+_JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def _elements(document: str) -> Iterator[str]:
@@ -155,6 +180,5 @@ def _element(document: str, at: int) -> tuple[Any, int]:
 
 
 def _skip(document: str, at: int) -> int:
-    while at < len(document) and document[at] in _JSON_SPACE:
-        at += 1
-    return at
+    space = _JSON_SPACE.match(document, at)
+    return at if space is None else space.end()

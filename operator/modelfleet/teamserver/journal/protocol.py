@@ -194,6 +194,10 @@ class Journal(Protocol):
         """Give a claim back: its run was never begun."""
         ...
 
+    async def keyed(self, run_id: str) -> bool:
+        """Whether an Idempotency-Key is remembered for a run, so that its client may come back for it."""
+        ...
+
     async def prune(self, now: float) -> int:
         """Forget ended runs past their ``ttl``, old keys and plans without runs. How many runs went."""
         ...

@@ -187,6 +187,10 @@ class SqliteJournal:
         """Give a claim back."""
         await self._write("DELETE FROM idempotency WHERE caller = ? AND key = ? AND run_id = ?", (caller, key, run_id))
 
+    async def keyed(self, run_id: str) -> bool:
+        """Whether an Idempotency-Key is remembered for a run."""
+        return bool(await self._read("SELECT 1 FROM idempotency WHERE run_id = ? LIMIT 1", (run_id,)))
+
     async def prune(self, now: float) -> int:
         """Forget ended runs past their ``ttl``, old keys and plans without runs. How many runs went."""
         gone = 0

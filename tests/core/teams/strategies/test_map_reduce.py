@@ -56,7 +56,7 @@ def test_more_parts_than_the_team_reads_are_refused_before_any_cost() -> None:
     run = Run(a_map_reduce(split={"by": "Lines", "maxItems": 3}), lines(4))
     assert [type(command) for command in run.said] == [Finish]
     assert (run.outcome.state, run.outcome.stop_reason, run.outcome.answer) == ("Failed", "ContextTooLong", None)
-    assert run.outcome.report == {"items": 4, "maxItems": 3, "message": "the text has 4 parts; this team reads at most 3: send a shorter one"}
+    assert run.outcome.report == {"maxItems": 3, "message": "the text has more than 3 parts, and this team reads no more: send a shorter one"}
     assert list(Run(a_map_reduce(split={"by": "Lines", "maxItems": 3}), lines(3)).open) == ["map/0/0", "map/0/1", "map/0/2"]
 
 

@@ -69,8 +69,8 @@ class MapReduceStrategy:
             return _refuse_input(state, INVALID_INPUT, {"message": error.message})
         most = state.spec.split.max_items
         if len(parts) > most:
-            message = f"the text has {len(parts)} parts; this team reads at most {most}: send a shorter one"
-            return _refuse_input(state, CONTEXT_TOO_LONG, {"items": len(parts), "maxItems": most, "message": message})
+            message = f"the text has more than {most} parts, and this team reads no more: send a shorter one"
+            return _refuse_input(state, CONTEXT_TOO_LONG, {"maxItems": most, "message": message})
         state = replace(state, parts=parts)
         return _plan(state) if state.spec.plan and parts else _map(state, ())
 
