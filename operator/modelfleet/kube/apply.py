@@ -192,7 +192,13 @@ def may_prune(child: Child, plan: Plan, mirror: Mirror) -> bool:
 
 def _own_part(kind: str, status: Mapping[str, Any]) -> Object:
     """What the operator owns of a status: all of it, but for the routers' entries in a policy's."""
-    return {k: v for k, v in status.items() if not (kind == RoutingPolicy.KIND and k == "gateways")}
+    return {k: v for k, v in _filled(status).items() if not (kind == RoutingPolicy.KIND and k == "gateways")}
+
+
+def _filled(fields: Mapping[str, Any]) -> Object:
+    """Without empty maps and lists: an apply that empties what it had filled becomes null in the merge of the API server, which then refuses it."""
+    kept = {name: _filled(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    return {name: value for name, value in kept.items() if value not in ({}, [], ())}
 
 
 def _manifest_key(manifest: Manifest) -> str:
