@@ -41,7 +41,7 @@ async def undisturbed(server, client, folder):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", AWAY)
-@pytest.mark.parametrize("forgets", [False, True], ids=["remembers", "forgets"])
+@pytest.mark.parametrize("forgets", [pytest.param(False, id="remembers", marks=pytest.mark.faults), pytest.param(True, id="forgets")])
 async def test_an_operator_waits_and_then_does_what_was_wanted_meanwhile(server, client, tmp_path, seconds, forgets):
     """With a Lease longer than the silence it is the same process all the while; nothing of the old wish is written once the new one could be read."""
     wanted = await undisturbed(server, client, tmp_path)

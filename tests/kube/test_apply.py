@@ -245,6 +245,32 @@ async def test_status_is_written_on_change_and_removed_fields_go(stage: Stage) -
     assert (await stage.act(statuses=(StatusWrite("ModelPool", stage.namespace, "none", less),))).writes == 0
 
 
+async def test_figures_and_lists_that_become_empty_go(stage: Stage) -> None:
+    await stage.client.create(MODEL_POOLS, stage.namespace, pool(stage.namespace))
+    price = {"flavor": "cpu", "inputPerMillion": "1", "outputPerMillion": "2"}
+    decision = {"time": "2026-01-01T00:00:00Z", "summary": "cpu 0 -> 1"}
+    full = {
+        "observedGeneration": 1,
+        "cost": {"currency": "USD", "perHour": "0.80", "perMillionTokens": {"live": "77.48"}},
+        "price": [price],
+        "servedNames": ["m"],
+        "lastDecision": decision | {"reasons": [{"code": "Preferred"}]},
+    }
+    empty = {
+        "observedGeneration": 1,
+        "cost": {"currency": "USD", "perHour": "0.80", "perMillionTokens": {}},
+        "price": [],
+        "servedNames": [],
+        "lastDecision": decision | {"reasons": []},
+    }
+    for status in (full, empty, full):
+        write = (StatusWrite("ModelPool", stage.namespace, "small", status),)
+        result = await stage.act(statuses=write)
+        assert (result.writes, dict(result.errors)) == (1, {})
+        result = await stage.act(statuses=write)
+        assert (result.writes, dict(result.errors)) == (0, {})
+
+
 async def test_routers_own_their_entries_and_vanished_ones_are_removed(stage: Stage) -> None:
     await stage.client.create(ROUTING_POLICIES, stage.namespace, policy(stage.namespace))
     for gateway in ("gw-1", "gw-2", "gw-3"):

@@ -6,18 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.envoy import a_policy, a_pool, free_port, remote, remove, short_dir, until
 
+from modelfleet.core.routing.compile import compile_routes
 from modelfleet.core.routing.egress import egress
 from modelfleet.core.routing.ir import RoutingWorld
+from modelfleet.core.routing.xds import resources
 from modelfleet.errors import Stalled
 from modelfleet.kube.client import Client
 from modelfleet.router.process import Router
+from modelfleet.router.protos import pack
 from modelfleet.router.settings import RouterSettings, read_settings
 
 
@@ -81,6 +87,37 @@ async def test_an_endpoint_whose_name_leads_inside_leaves_the_plan_and_comes_bac
             assert router.health.reason("shop/far", "named") == reason
     finally:
         await client.close()
+
+
+async def test_no_decision_waits_for_a_plan_of_hundreds_of_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling and writing resources happen beside the loop that answers Checks, which has 50 ms for each."""
+    config = tmp_path / "kubeconfig"
+    config.write_text(KUBECONFIG)
+    client = await Client.connect("router", config)
+    router = Router(RouterSettings(run_dir=str(tmp_path)), client)
+    world, loop = RoutingWorld((a_pool("m"),), (a_policy("p", "m"),)), threading.get_ident()
+    ran: dict[str, list[bool]] = {"compile": [], "resources": [], "pack": []}
+
+    async def observe() -> object:
+        return world, {}, {}
+
+    def beside(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            ran[name].append(threading.get_ident() != loop)
+            return function(*args)
+
+        return run
+
+    monkeypatch.setattr(router.watches, "observe", observe)
+    monkeypatch.setattr("modelfleet.router.process.compile_routes", beside("compile", compile_routes))
+    monkeypatch.setattr("modelfleet.router.ads.resources", beside("resources", resources))
+    monkeypatch.setattr("modelfleet.router.ads.pack", beside("pack", pack))
+    try:
+        await router._compile()
+    finally:
+        await client.close()
+    assert all(ran.values())
+    assert all(all(found) for found in ran.values()), ran
 
 
 async def test_without_api_server_and_envoy_it_waits_alive_and_not_ready_and_ends_when_told() -> None:

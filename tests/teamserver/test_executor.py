@@ -50,7 +50,7 @@ def streams(draw):
     return raw, ["\n".join(lines) for lines in events]
 
 
-@settings(max_examples=200)
+@settings(max_examples=80, deadline=None)
 @given(streams(), st.lists(st.integers(1, 9)))
 def test_events_are_the_same_however_the_bytes_are_cut(stream, cuts):
     raw, events = stream
@@ -64,7 +64,7 @@ def test_events_are_the_same_however_the_bytes_are_cut(stream, cuts):
     assert [event for event in got if event] == [event for event in events if event]
 
 
-@settings(max_examples=200)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_no_bytes_break_the_parser(pieces):
     parser, whole = SseParser(), SseParser()
@@ -227,7 +227,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4), max_leaves=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=30) | VALUES.map(lambda value: json.dumps(value).encode()), max_size=5), st.booleans())
 def test_nothing_a_server_says_is_anything_but_an_answer_or_a_fault(events, plain):
     reply = httpx.Response(200, content=b"".join(events)) if plain else stream(*events)

@@ -197,12 +197,18 @@ def may_prune(child: Child, plan: Plan, mirror: Mirror) -> bool:
 
 def _own_part(kind: str, status: Mapping[str, Any]) -> Object:
     """What the operator owns of a status: all of it, but for the routers' entries, and the team runtime's condition in a team's."""
-    own = {k: v for k, v in status.items() if not (kind in _SHARED_WITH_ROUTERS and k == "gateways")}
+    own = {k: v for k, v in _filled(status).items() if not (kind in _SHARED_WITH_ROUTERS and k == "gateways")}
     if kind == AgentTeam.KIND and "conditions" in own:
         # where the API server puts the other writer's entry says nothing about ours
         ours = (c for c in own["conditions"] if c["type"] != ConditionType.PROGRAMMED)
         own["conditions"] = sorted(ours, key=lambda c: str(c["type"]))
     return own
+
+
+def _filled(fields: Mapping[str, Any]) -> Object:
+    """Without empty maps and lists: an apply that empties what it had filled becomes null in the merge of the API server, which then refuses it."""
+    kept = {name: _filled(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    return {name: value for name, value in kept.items() if value not in ({}, [], ())}
 
 
 def _manifest_key(manifest: Manifest) -> str:

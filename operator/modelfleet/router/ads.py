@@ -231,7 +231,7 @@ class AdsServer:
             snapshot.resources[type_url] = {name: self._parse(type_url, name, raw) for name, raw in found.items()}
         snapshot.resources[SDS] = self._secret_resources(made)
         self._keep_leaving(snapshot)
-        self._parsed = {key: value for key, value in self._parsed.items() if key[1] in snapshot.resources[key[0]]}
+        self._parsed = {key: value for key, value in list(self._parsed.items()) if key[1] in snapshot.resources[key[0]]}
         self._snapshot = snapshot
         for stream in self._streams:
             stream.changed.set()
@@ -241,6 +241,8 @@ class AdsServer:
     def _parse(self, type_url: str, name: str, raw: Any) -> tuple[Any, str]:
         known = self._parsed.get((type_url, name))
         if known is not None and known[0] == raw:
+            # the next comparison is of one and the same object, so it is instant
+            self._parsed[type_url, name] = (raw, known[1])
             return known[1]
         packed = pack(raw)
         result = (packed, hashlib.sha256(packed.value).hexdigest()[:16])

@@ -40,9 +40,7 @@ def explain_from_router(url: str, body: bytes, headers: Mapping[str, str], polic
     return cast("dict[str, Any]", answer.json())
 
 
-def explain_from_api(
-    policy: str, body: bytes, headers: Mapping[str, str], kubeconfig: Path | str | None = None, context: str | None = None
-) -> dict[str, Any]:
+def explain_from_api(policy: str, body: bytes, headers: Mapping[str, str], kubeconfig: Path | str | None = None, context: str | None = None) -> dict[str, Any]:
     """The answer recomputed from the API server's objects; ``policy`` is ``<namespace>/<name>``. Raises Stalled, or an ApiError."""
     return asyncio.run(_from_api(policy, body, headers, kubeconfig, context))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from tests.api.door import CHAIN, TEAM, but
 from tests.api.test_parse import damaged
 from tests.support.builders import NOON, a_policy, a_pool
@@ -198,9 +198,10 @@ def test_what_is_not_there_is_named_with_the_role_that_wants_it() -> None:
 def test_a_policy_reaches_every_flavor_of_every_candidate_that_exists() -> None:
     policy = a_policy("assistant", "boss", "small", "nobody", namespace="default")
     plan = compiled(a_team(), others=(small(), boss(endpoint={"reachable": True}), boss("elsewhere"), policy))
+    ours = frozenset({("default/small", "l4")})
     assert plan.targets["default/readers"] == {
-        "boss": RoleTarget((("default/boss", "remote"), ("default/small", "l4")), candidates=2, usable=True),
-        "reader": RoleTarget((("default/small", "l4"),), candidates=1, usable=True),
+        "boss": RoleTarget((("default/boss", "remote"), ("default/small", "l4")), candidates=2, usable=True, hosted=ours),
+        "reader": RoleTarget((("default/small", "l4"),), candidates=1, usable=True, hosted=ours),
     }
 
 
@@ -316,6 +317,7 @@ def order_of(plan: TeamsPlan) -> list[Any]:
     return [*plan.teams, *plan.names, *plan.targets, *(role for roles in plan.targets.values() for role in roles), *plan.problems, *plan.prices]
 
 
+@settings(max_examples=30, deadline=None)
 @given(fleets(), st.randoms(use_true_random=False))
 def test_the_order_of_objects_is_no_matter(fleet: tuple[list[Any], list[Any], list[Any]], chance: random.Random) -> None:
     first = compile_teams(*fleet)
@@ -327,6 +329,7 @@ def test_the_order_of_objects_is_no_matter(fleet: tuple[list[Any], list[Any], li
     assert set(first.targets) == set(first.teams) | {problem.team for problem in first.problems}
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(damaged(AgentTeam), max_size=3))
 def test_what_came_past_the_schema_stalls_alone(damage: list[tuple[Any, Any]]) -> None:
     """Objects that parse, though the API server would have refused them: each is planned or refused, and their neighbour is planned."""

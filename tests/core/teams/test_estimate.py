@@ -1,6 +1,6 @@
 """Worst and minimum hold for every run within the bound; unknown prices give no figure."""
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from modelfleet.api.v1alpha1.agentteam import Chain, ChainStep
 from modelfleet.core.teams.budget import Usage, reservation, settled
@@ -103,6 +103,7 @@ def scripted_runs(draw):
     return Bound(bounds), table, reserved, charged
 
 
+@settings(max_examples=50, deadline=None)
 @given(scripted_runs())
 def test_minimum_actual_worst_always_in_this_order(run):
     bound, table, reserved, charged = run

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from jsonschema import Draft202012Validator
 
 from modelfleet.core.teams.schema import MAX_BYTES, MAX_DEPTH, MAX_NODES, canonical, check_schema, misfit
@@ -160,6 +160,7 @@ def test_an_answer_is_never_quoted_at_length() -> None:
         assert "s" * 80 not in told
 
 
+@settings(max_examples=60, deadline=None)
 @given(json_values)
 def test_anything_is_checked_without_an_exception(value: Any) -> None:
     faults = check_schema(value)
@@ -167,6 +168,7 @@ def test_anything_is_checked_without_an_exception(value: Any) -> None:
     assert misfit(canonical(FINDING), value) is not None or isinstance(value, dict)
 
 
+@settings(max_examples=50, deadline=None)
 @given(schemas(), json_values)
 def test_the_subset_is_a_subset_and_agrees_with_the_standard(schema: dict[str, Any], value: Any) -> None:
     assert check_schema(schema) == []

@@ -24,7 +24,7 @@ def size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(split=chunkings(), text=texts)
 def test_chunks(split: Split, text: str) -> None:
     parts = split_document(split, text)
@@ -79,7 +79,7 @@ def test_lines_are_those_with_something_on_them() -> None:
     assert split_document(Split(by="Lines"), "a\r\n\n  b \n\u2028c") == ("a", "  b ", "\u2028c")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=texts)
 def test_lines_are_bounded(text: str) -> None:
     parts, bound = split_document(Split(by="Lines"), text), part_bound(Split(by="Lines"), size(text))
@@ -87,7 +87,7 @@ def test_lines_are_bounded(text: str) -> None:
     assert sum(map(size, parts)) <= bound.most_bytes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=st.text(alphabet="ab \t\r\n\x0b\u2028", max_size=40))
 def test_lines_are_what_splitting_at_newlines_gives(text: str) -> None:
     assert split_document(Split(by="Lines"), text) == tuple(line for line in (raw.removesuffix("\r") for raw in text.split("\n")) if line.strip())
@@ -104,7 +104,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(values=st.lists(json_values, max_size=6), spaces=st.sampled_from([None, 2]), ascii_only=st.booleans())
 def test_elements_of_an_array(values: list, spaces: int | None, ascii_only: bool) -> None:
     document = json.dumps(values, indent=spaces, ensure_ascii=ascii_only)

@@ -41,7 +41,7 @@ from modelfleet.core.teams.strategies.protocol import (
     Task,
 )
 
-LAWS = settings(max_examples=70, deadline=None)
+LAWS = settings(max_examples=50, deadline=None)
 seeds = st.integers(0, 2**32)
 
 
