@@ -80,8 +80,8 @@ def ask_all(fleet: Fleet) -> list[tuple[str, Answer]]:
 
 
 def document() -> str:
-    """Something long that nobody else owns: our own user pages."""
-    return "\n\n".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("architecture", "run-a-model", "route-requests", "install", "security"))
+    """Something long that nobody else owns: our own pages."""
+    return "\n\n".join((ROOT / page).read_text() for page in ("README.md", "docs/architecture.md"))
 
 
 def ask_the_team(fleet: Fleet) -> TeamAnswer:

@@ -292,7 +292,7 @@ class Fleet:
     def router_metrics(self) -> Iterator[Any]:
         """Samples of every gateway pod's router."""
         for pod in self.cluster.get("pods", namespace=SYSTEM, selector="app.kubernetes.io/component=gateway")["items"]:
-            if pod["status"].get("podIP") and self.cluster.lab is not None:
+            if pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"] and self.cluster.lab is not None:
                 text = httpx.get(f"http://{pod['status']['podIP']}:8081/metrics", timeout=5).text
                 for family in text_string_to_metric_families(text):
                     yield from family.samples

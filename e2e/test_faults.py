@@ -173,7 +173,7 @@ def _put_key(fleet: Fleet, ref: dict[str, Any], key: str | None) -> None:
 
 def _pids(fleet: Fleet, process: str) -> list[int]:
     """Process ids, on this host, of `modelfleet <process>` in the pods of the fleet under test. A router's keeper is not the router."""
-    component = {"router": "gateway", "operator": "operator"}[process]
+    component = {"router": "gateway", "operator": "operator", "teams": "teams"}[process]
     uids = [p["metadata"]["uid"] for p in fleet.cluster.get("pods", namespace=SYSTEM, selector=f"app.kubernetes.io/component={component}")["items"]]
     found = []
     for entry in Path("/proc").iterdir():

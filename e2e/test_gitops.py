@@ -16,7 +16,7 @@ from e2e.fleet import DEMO, Fleet
 from modelfleet.kube.client import Client
 from modelfleet.kube.resources import OURS
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 ARGO = ArgoCD(ROOT / "policies" / "gitops" / "argocd-health.yaml")
 KINDS = "modelpools,routingpolicies,agentteams"
@@ -38,7 +38,7 @@ def test_nothing_the_operator_owns_appears_in_the_users_diff(fleet: Fleet) -> No
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("seconds", [40.0, pytest.param(300.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [40.0, pytest.param(300.0, marks=pytest.mark.faults)])
 def test_two_controllers_that_apply_every_ten_seconds_cause_no_write_and_no_flapping(fleet: Fleet, seconds: float) -> None:
     """One applies as `kubectl apply` does, the other as Flux: server-side, as a manager of its own."""
     try:

@@ -52,6 +52,8 @@ def start_litellm(folder: Path, addresses: Sequence[str], port: int) -> tuple[St
         "LITELLM_LOG": "ERROR",
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # no key, no authentication: its best case, on loopback only
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         "PATH": f"{commands}:{os.environ.get('PATH', '')}",
         "HOME": str(folder),
         "NO_PROXY": "*",

@@ -19,12 +19,14 @@ from urllib.parse import urlsplit
 from tests.support.apiserver import ApiServer
 
 from e2e.lab.steps import LabError, sh, step
+from modelfleet.core.render.labels import COMPONENT, GATEWAY_SELECTOR
 from modelfleet.core.routing.bootstrap import bootstrap_text
 
 from . import objects
 from .processes import ENVOY, Started, free_port, listens, start, until
 from .upstream import start_upstream
 
+GATEWAY = "gateway-0"
 DECIDE_TIMEOUT_MS = 200
 WORKERS = 2
 """As in the chart's values."""
@@ -72,6 +74,7 @@ class Scene:
             self._server.apply(objects.manifest(made[:2]))
             self._server.apply(objects.manifest(made[2:]))
             self._a_node()
+            self._the_gateways_pod()
         with step("router, Envoy, operator, team runtime, upstream"):
             self.started["upstream"] = start_upstream(self.folder, self.addresses, self.upstream_port)
             self._gateway()
@@ -84,9 +87,9 @@ class Scene:
         run_dir = self.folder / "run"
         run_dir.mkdir()
         environment = {
-            "POD_NAME": "gateway-0",
+            "POD_NAME": GATEWAY,
             "MODELFLEET_RUN_DIR": str(run_dir),
-            "MODELFLEET_HTTP_HOST": "127.0.0.1",
+            "MODELFLEET_HTTP_HOST": self.addresses[0],
             "MODELFLEET_HTTP_PORT": str(self.http),
             "MODELFLEET_ENVOY_PORT": str(self.port),
             "MODELFLEET_KUBECONFIG": str(self.server.kubeconfig),
@@ -99,13 +102,18 @@ class Scene:
             python = (sys.executable, "-m", "cProfile", "-o", self._profile, "-m", "modelfleet", "router")
         self.started["router"] = start(self.folder, "router", *python, env=environment)
         config = run_dir / "envoy.json"
-        config.write_text(bootstrap_text("gateway-0", str(run_dir)))
+        config.write_text(bootstrap_text(GATEWAY, str(run_dir)))
         options = ("--concurrency", str(WORKERS), "--use-dynamic-base-id", "--log-level", "warning")
         self.started["envoy"] = start(self.folder, "envoy", ENVOY, "-c", config, *options)
 
     def _operator(self) -> None:
         self._operator_port = free_port()
-        environment = {"POD_NAME": "operator-0", "MODELFLEET_NAMESPACE": objects.NAMESPACE, "MODELFLEET_PORT": str(self._operator_port)}
+        environment = {
+            "POD_NAME": "operator-0",
+            "MODELFLEET_NAMESPACE": objects.NAMESPACE,
+            "MODELFLEET_PORT": str(self._operator_port),
+            "MODELFLEET_SCRAPE_PORT": str(self.http),
+        }
         command = (sys.executable, "-m", "modelfleet", "operator", "--kubeconfig", self.server.kubeconfig)
         self.started["operator"] = start(self.folder, "operator", *command, env=environment)
 
@@ -137,6 +145,17 @@ class Scene:
         # admission adds not-ready to new nodes; no controller takes it away
         self.server.kubectl("patch", "node", "bench-node", "--type=merge", "-p", json.dumps({"spec": {"taints": None}}), check=True)
 
+    def _the_gateways_pod(self) -> None:
+        """Without one the operator takes the router's entries in status for those of a pod that is gone."""
+        labels = dict(pair.split("=", 1) for pair in GATEWAY_SELECTOR.split(",")) | {COMPONENT: "gateway"}
+        spec = {"nodeName": "bench-node", "containers": [{"name": "router", "image": "none"}]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": GATEWAY, "namespace": objects.NAMESPACE, "labels": labels}, "spec": spec}
+        ready = {"type": "Ready", "status": "True"}
+        status = {"phase": "Running", "podIP": self.addresses[0], "podIPs": [{"ip": self.addresses[0]}], "conditions": [ready]}
+        self.server.kubectl("create", "-f", "-", input=json.dumps(pod), check=True)
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        self.server.kubectl("patch", "pod", GATEWAY, "-n", objects.NAMESPACE, *patch, check=True)
+
     def _serves(self) -> bool:
         if not listens("127.0.0.1", self.port):
             return False
@@ -156,9 +175,9 @@ class Scene:
         finally:
             connection.close()
 
-    def metric(self, name: str, port: int = 0) -> float:
-        """A series without labels of the router (or of another process by its port); 0 when there is none."""
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.http, timeout=10)
+    def metric(self, name: str, port: int) -> float:
+        """A series without labels of the process whose metrics are at that port of loopback; 0 when there is none."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()

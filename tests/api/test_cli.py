@@ -76,6 +76,12 @@ def test_what_prints_a_table_prints_json_too(command: str, capsys: pytest.Captur
     assert "--json" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["operator", "top", "plan", "estimate", "explain pool", "explain request"])
+def test_what_asks_an_api_server_takes_a_context(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert "--context" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("command", "module", "function"), [("operator", "handlers", "run_operator"), ("router", "router", "run_router")])
 def test_a_process_ends_with_its_own_code_or_one_sentence(
     command: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -220,7 +220,7 @@ class Scene:
                 owners[meta["uid"]] = f"{resource.kind}/{meta['name']}"
                 found[owners[meta["uid"]]] = _essence(resource, item, owners)
         told = json.dumps(found, sort_keys=True).replace(self.namespace, "NAMESPACE")
-        return json.loads(re.sub(r"\bsince \d\d:\d\d\b", "since HH:MM", told))
+        return json.loads(re.sub(r"\b(since|at) \d\d:\d\d\b", r"\1 HH:MM", told))
 
     async def at_rest(self) -> str:
         """Empty when the cluster's own controllers have nothing left to do, and every status speaks of the present generation; else what is not so."""

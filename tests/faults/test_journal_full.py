@@ -45,7 +45,7 @@ def full(folder: Path):
         ballast.unlink()
 
 
-async def test_a_run_stops_spending_and_the_next_engine_takes_it_up(volume: Path):
+async def test_a_run_stops_spending_and_its_end_is_written_once_there_is_room(volume: Path):
     team = map_reduce_team(of=roles(max_concurrent=AT_ONCE))
     async with ScriptedModel(Script(latency=(0.01, 0.02)), SERVED, BOOK) as model:
         async with an_engine(volume / "journal", model.url) as (engine, journal):
@@ -66,15 +66,15 @@ async def test_a_run_stops_spending_and_the_next_engine_takes_it_up(volume: Path
             assert await journal.probe(0.0)
             short = await (await engine.submit(request(team, document(3)))).result()
             assert short.outcome.state == "Succeeded", "with room again, new runs are as ever"
+        asked = len(model.seen)
         async with an_engine(volume / "journal", model.url) as (engine, journal):
-            while engine.run(run.id) is None:
-                await asyncio.sleep(0.01)
-            resumed = await engine.run(run.id).result()
-            paid = sum(call.charged or 0 for call in await journal.calls(run.id))
-        assert resumed.outcome.state == "Succeeded"
+            assert engine.run(run.id) is None, "a run whose end was told is not taken up again"
+            calls = await journal.calls(run.id)
+        assert len(model.seen) == asked
+        assert {call.state for call in calls} & {"Reserved", "reserved"} == set()
         witnessed = sum(seen.cost for seen in model.seen if seen.grant.run == run.id)
-        assert resumed.cost_micro_usd == paid >= witnessed, "what was lost on the way is paid for, not forgotten"
-        assert resumed.cost_micro_usd <= 1_000_000, "the cap of the run"
+        assert sum(call.charged or 0 for call in calls) == result.cost_micro_usd >= witnessed, "what was lost on the way is paid for, not forgotten"
+        assert result.cost_micro_usd <= 1_000_000, "the cap of the run"
 
 
 async def test_the_process_says_so_asks_nobody_and_is_well_again(make_apiserver, volume: Path, tmp_path: Path):

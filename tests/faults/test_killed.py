@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from tests.faults.lives import Lives, When, is_request, living
-from tests.faults.scene import Objects, Scene, Wish, a_story
+from tests.faults.scene import Objects, Pool, Scene, Wish, a_story
 from tests.support.apiserver import ApiServer
 
 from modelfleet.kube.client import Client
 
 STEPS = 6
-QUICK = 3
+QUICK = 1
 SEEDS = [pytest.param(seed, marks=[pytest.mark.faults] * (seed >= QUICK)) for seed in range(20)]
 FEWEST_KILLS = 2
 MOST_LIVES = 60
@@ -71,7 +71,10 @@ async def test_a_story_with_a_death_in_every_chapter(server, client, tmp_path, s
     assert kills >= FEWEST_KILLS, [(m.writes) for m in moments]
 
 
-BEFORE, AFTER = a_story(4, 2)
+BEFORE = Wish(pools={"a": Pool(("fast", "slow"), 2), "b": Pool(("slow",), 1)}, policies=frozenset({"a"}))
+AFTER = Wish(
+    pools={"a": Pool(("fast", "slow"), 1), "c": Pool(("fast",), 2)}, policies=frozenset({"b"}), teams=frozenset({"a"}), prices={"fast": "4.00", "slow": "1.50"}
+)
 
 
 @pytest.mark.faults

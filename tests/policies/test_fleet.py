@@ -123,10 +123,8 @@ def test_the_readers_fit_the_contexts_of_their_pools() -> None:
     question = 200
     reads = len(reader.instructions) // 4 + question + work.split.tokens + reader.sampling.max_tokens
     assert reads * 1.5 < context("small"), "half as many tokens again, for text that is not plain English"
-    finding = reader.output_schema["properties"]["finding"]["maxLength"] if reader.output_schema else 0
-    answers = len(boss.instructions) // 4 + question + work.reduce.fan_in * (finding // 4 + 10) + boss.sampling.max_tokens
+    answers = len(boss.instructions) // 4 + question + work.reduce.fan_in * (reader.sampling.max_tokens + 10) + boss.sampling.max_tokens
     assert answers * 1.5 < context("boss")
-    assert reader.sampling.max_tokens >= finding + 20, "an answer of one token per character still fits"
 
 
 def context(pool: str) -> int:
@@ -143,7 +141,7 @@ def test_the_readers_work_on_pools_that_exist_and_under_a_budget_of_money_and_ti
     team = AgentTeam.model_validate(of("AgentTeam")["readers"])
     assert {r.name: r.model_from.model_pool_ref.name for r in team.spec.roles if r.model_from.model_pool_ref} == {"reader": "small", "boss": "boss"}
     assert set(of("ModelPool")) == {"small", "boss"}
-    assert (team.spec.budget.per_run.cost, team.spec.budget.per_run.wall_clock, team.spec.budget.on_exhausted) == ("0.02", "3m", "Finalize")
+    assert (team.spec.budget.per_run.cost, team.spec.budget.per_run.wall_clock, team.spec.budget.on_exhausted) == ("0.02", "5m", "Finalize")
 
 
 def test_a_run_of_the_readers_over_sixty_parts_fits_its_budget() -> None:

@@ -16,6 +16,8 @@ from tests.support.apiserver import ApiServer
 from tests.support.envoy import Answer, Upstream, ask, completion, until
 
 from modelfleet.core.grants import GRANT_HEADER, Grant, sign_grant
+from modelfleet.core.routing.ir import Address
+from modelfleet.router.teams import addresses_of
 
 GRANT_KEY = b"grant-key-3c1d"
 
@@ -52,6 +54,13 @@ def the_slice(gateway: Gateway, port: int) -> dict[str, Any]:
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "teams-x", "namespace": gateway.namespace, "labels": labels},
         "addressType": "IPv4", "ports": [{"name": "http", "port": port}], "endpoints": [{"addresses": [ADDRESS], "conditions": {"ready": True}}],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "address"), [("FQDN", "inside.example.com"), ("IPv4", "10.0.0.9"), ("IPv6", "fd00::9")])
+def test_only_addresses_are_endpoints_of_the_runtime(kind: str, address: str) -> None:
+    """One name would make Envoy refuse the others with it."""
+    raw = {"addressType": kind, "ports": [{"name": "http", "port": 8090}], "endpoints": [{"addresses": [address], "conditions": {"ready": True}}]}
+    assert addresses_of(raw) == (() if kind == "FQDN" else (Address(address, 8090, ""),))
 
 
 def a_team(gateway: Gateway, name: str = "readers") -> dict[str, Any]:

@@ -84,7 +84,7 @@ async def test_the_answer_streams_and_is_the_same_in_one_piece(tmp_path, plain):
 
 @pytest.mark.parametrize("fault", [*UNBILLED, "server_error", "reset_before", "hang"])
 async def test_a_failed_attempt_is_followed_by_another_with_money_of_its_own(tmp_path, fault):
-    team = chain_team(of=roles(schema=False, timeout=0.3))
+    team = chain_team(of=roles(schema=False, timeout=1.0 if fault == "hang" else 20.0))
     async with (
         model(fate=lambda grant, number: fault if number == 1 else None, completion=(1, 4)) as server,
         an_engine(tmp_path / "j", server.url) as (engine, journal),
@@ -498,3 +498,27 @@ async def test_no_error_about_a_row_repeats_what_is_in_it():
             with pytest.raises(ValueError, match="this version cannot read") as told:
                 read(raw)
             assert "secret" not in "".join(traceback.format_exception(told.value))
+
+
+async def test_a_journal_whose_plan_is_another_teams_is_not_followed(tmp_path):
+    async with model(faults={"hang": 1.0}) as server:
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            run = await engine.submit(request(chain_team()))
+            await journal.remember_key("key", "ada", "digest", run.id, 0.0)
+            await until(lambda: len(server.seen) == 1)
+        with contextlib.closing(sqlite3.connect(tmp_path / "j", isolation_level=None)) as database:
+            database.execute("UPDATE run SET team = 'shop/review'")
+        async with an_engine(tmp_path / "j", server.url) as (engine, journal):
+            while (await journal.run(run.id)).state == "Running":
+                await asyncio.sleep(0.005)
+            row = await journal.run(run.id)
+    assert (row.state, row.stop_reason, len(server.seen)) == ("Failed", "Internal", 1)
+
+
+async def test_a_long_typed_answer_is_looked_through_beside_the_loop(tmp_path):
+    wide = json.dumps({"relevant": True, "finding": "", "more": [1] * 20_000})
+    async with model(answer=lambda body, grant: wide if grant.role == "reader" else "answer") as server, an_engine(tmp_path / "j", server.url) as (engine, _):
+        run = await engine.submit(request(map_reduce_team(of=roles(max_tokens=60_000), cost_micro_usd=100_000_000), document(2)))
+        result = await run.result()
+    assert result.outcome.state == "Succeeded"
+    assert len(server.calls()) == 3

@@ -103,6 +103,10 @@ def test_what_a_team_cannot_do_is_refused_by_name(name: str, value: Any) -> None
         ({"user": 5}, "user"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"response_format": {"type": "grammar"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"} | {f"k{n}": n for n in range(9000)}}}},
+            "response_format.json_schema.schema",
+        ),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://x"}}}}, "response_format.json_schema.schema"),
         ({"modelfleet": []}, "modelfleet"),

@@ -170,13 +170,13 @@ def explain_request(
     policy: Annotated[str | None, typer.Option(help="<namespace>/<name> of a RoutingPolicy; needed without --router.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="A request header, name=value; may be repeated.")] = None,
     router: Annotated[str | None, typer.Option(help="URL of a router (port 8081): answer from its live facts instead of the API server's objects.")] = None,
+    *,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
-    *,
     as_json: AsJson = False,
 ) -> None:
     """Tell which pool would answer a request, and why. Nothing is sent on."""
-    import_module("modelfleet.cli.request").explain_request(kubeconfig, context, policy, body, header or [], router, as_json=as_json)
+    import_module("modelfleet.cli.request").explain_request(kubeconfig, context, policy, body, headers=header or [], router=router, as_json=as_json)
 
 
 def _run(module: str, function: str) -> None:

@@ -16,7 +16,7 @@ __all__ = ["explain_request"]
 
 
 def explain_request(
-    kubeconfig: Path | None, context: str | None, policy: str | None, body: Path, headers: Iterable[str], router: str | None, *, as_json: bool
+    kubeconfig: Path | None, context: str | None, policy: str | None, body: Path, *, headers: Iterable[str], router: str | None, as_json: bool
 ) -> None:
     """Print which pool would answer the request in ``body``, and why. Raises Stalled on unusable arguments."""
     given = dict(_header(h) for h in headers)

@@ -23,8 +23,8 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf import struct_pb2
 from google.rpc import status_pb2
 
-from modelfleet.core.grants import Grant
 from modelfleet.core.explain import compiled_sentence, explain_request
+from modelfleet.core.grants import Grant
 from modelfleet.core.routing.compiled import compiled_route, decision_header, facts_of, team_header
 from modelfleet.core.routing.decide import Decision, RoutingTable, decide, refuse, routing_table
 from modelfleet.core.routing.granted import Given

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import httpx
 
+from modelfleet.api.conditions import DecisionReason
 from modelfleet.api.parse import InvalidObject, parse
 from modelfleet.api.v1alpha1 import AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.core.render.labels import POOL
@@ -91,7 +92,7 @@ def _target_json(plan: RoutingPlan, model: str) -> dict[str, Any]:
         f"model {model}: where roles of AgentTeams call, generation {found.generation}; each call needs a grant of the team runtime for this very name",
         "answer: HTTP 403 without a grant; ask a router (--router URL) what one is worth, since its keys are not read here",
     ]
-    return {"policy": found.key, "generation": found.generation, "trail": [], "explanation": said}
+    return {"policy": found.key, "generation": found.generation, "why": str(DecisionReason.GRANT_INVALID), "trail": [], "explanation": said}
 
 
 async def _world(client: Client) -> RoutingWorld:

@@ -55,7 +55,8 @@ def effective(plan: RoutingPlan, parts: Mapping[str, Slice]) -> RoutingPlan:
 
 def with_own_names(plan: RoutingPlan, kept: list[PolicyPlan | TeamRoute]) -> list[PolicyPlan | TeamRoute]:
     """A form that Envoy had to keep leaves the names that have another owner now, once that one is there to answer for them."""
-    owners = {name: part.key for part in (*plan.policies, *plan.teams) for name in _names(part)}
+    wanted: list[PolicyPlan | TeamRoute] = [*plan.policies, *plan.teams]
+    owners = {name: part.key for part in wanted for name in _names(part)}
     there = {(name, part.key) for part in kept for name in _names(part)}
 
     def mine(part: PolicyPlan | TeamRoute, name: str) -> bool:

@@ -271,6 +271,8 @@ class Engine:
             await self._give_up(row, "RuntimeLost")
             return
         team, pinned = read_plan(plan), read_pinned(row.request)
+        if team.key != row.team:
+            raise ValueError(f"revision {row.revision} is another team's")
         rows = await journal.events(row.run_id)
         events = [read_event(event.kind, event.payload) for event in rows]
         calls = await journal.calls(row.run_id)

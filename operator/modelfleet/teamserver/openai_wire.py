@@ -7,6 +7,7 @@ Pure: bytes in, values out. Not decided here: whether the team exists, or what a
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from modelfleet.api.v1alpha1.common import parse_money
-from modelfleet.core.teams.schema import canonical, check_schema
+from modelfleet.core.teams.schema import MAX_BYTES, canonical, check_schema
 from modelfleet.core.teams.strategies.protocol import Task
 
 __all__ = ["ChatRequest", "Refusal", "read_chat"]
@@ -243,12 +244,21 @@ def _schema(value: Any) -> str | None:
         case {"type": "json_object"}:
             return _JSON_OBJECT
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
-            faults = check_schema(schema)
+            # what is beyond all measure is not looked at closely: each of its faults would be written down before most are cut
+            faults = check_schema(schema) if _size(schema) <= 4 * MAX_BYTES else [f"$: more than {MAX_BYTES} bytes"]
             if faults:
                 raise Refusal(400, "invalid_value", f"response_format.json_schema.schema: {'; '.join(faults)}", "response_format.json_schema.schema")
             return canonical(schema)
         case _:
             raise _wrong("response_format", "of type text, json_object, or json_schema with a schema")
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value as JSON; endless for one nested so deep that it cannot be written."""
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError:
+        return sys.maxsize
 
 
 def _factor(fields: Mapping[str, Any], name: str, most: int) -> str | None:

@@ -104,6 +104,7 @@ def test_a_step_of_a_loop_hears_what_the_loop_said_before() -> None:
         ({f"{STEPS}__4__input": "${steps.review.output.praise}"}, "praise is not in the properties of role critic's outputSchema"),
         ({f"{STEPS}__4__input": "${steps.draft.output.title}"}, "strategy.chain.steps[final].input: title needs an outputSchema of role writer"),
         ({f"{STEPS}__4__input": "${question}"}, "strategy.chain.steps[final].input: ${question} is not known"),
+        ({f"{STEPS}__4__input": "${input}" * 33}, "strategy.chain.steps[final].input: 33 placeholders, the most is 32"),
         ({f"{STEPS}__4__input": "${input"}, "strategy.chain.steps[final].input: ${input has no closing brace"),
         (
             {f"{STEPS}__1__when": {"step": "review", "field": "accept", "oneOf": ["true"]}},

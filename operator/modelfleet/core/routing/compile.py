@@ -1,8 +1,9 @@
 """Policies, pools and the names of teams -> RoutingPlan: which groups a policy may use, in which order, and what is wrong with it.
 
-Decided here, from the objects and the ready addresses alone: who owns a public model name (``<namespace>/<team>`` is that team's, whatever
-a policy says; of policies the oldest; any other name a team has only while no policy does), which targets of teams are routes, and what does not resolve. One policy's plan is made in ``policies.py``, what is behind a pool in ``pools.py``. Not decided
-here: which chain one request gets (``decide.py``) and how Envoy is told (``xds/``).
+Decided here, from the objects and the ready addresses alone: who owns a public model name (``<namespace>/<team>`` is that team's, whatever a policy says;
+of policies the oldest; any other name is a team's only while no policy has it), which targets of teams are routes, and what does not resolve. One policy's
+plan is made in ``policies.py``, what is behind a pool in ``pools.py``. Not decided here: which chain one request gets (``decide.py``) and how Envoy is told
+(``xds/``).
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from modelfleet.core.teams.template import TemplateError, placeholders
 __all__ = ["answering_role", "schema_faults", "strategy_faults", "used_roles"]
 
 _QUOTED: Final = 80
+_PLACEHOLDERS: Final = 32
+"""In one template: each may stand for megabytes."""
 
 
 def schema_faults(spec: AgentTeamSpec) -> list[str]:
@@ -101,6 +103,9 @@ def _input_faults(template: str, path: str, said: Mapping[str, ChainStep], roles
         named = placeholders(template)
     except TemplateError as error:
         yield f"{path}: {error}"
+        return
+    if len(named) > _PLACEHOLDERS:
+        yield f"{path}: {len(named)} placeholders, the most is {_PLACEHOLDERS}"
         return
     loop = " or one of the same loop" if looped else ""
     for placeholder in dict.fromkeys(named):

@@ -9,6 +9,7 @@ import pytest
 from tests.core.teams.strategies.building import ERRORS, SCHEMA, Run, a_chain, a_role, texts, typed
 
 from modelfleet.core.teams.strategies import strategy_of
+from modelfleet.core.teams.strategies.endings import MOST_PROMPT_BYTES
 from modelfleet.core.teams.strategies.prompts import CUT, PARTIAL, prompt_bytes
 from modelfleet.core.teams.strategies.protocol import (
     BudgetRefused,
@@ -180,6 +181,14 @@ def test_in_turn_one_nothing_of_the_loop_is_there_yet() -> None:
     run.answer("one")
     run.send(typed("step/check/1", ok=False, finding="too long"))
     assert run.calls[-1].messages[-1].content == "[too long]"
+
+
+def test_an_input_that_a_template_repeats_beyond_all_measure_is_refused() -> None:
+    task = Task("x" * (MOST_PROMPT_BYTES // 32))
+    assert list(Run(a_chain({**DRAFT, "input": "${input}" * 32}), task).open) == ["step/draft/1"]
+    run = Run(a_chain({**DRAFT, "input": "${input}" * 32 + "!"}), task)
+    assert not run.calls
+    assert (run.outcome.state, run.outcome.stop_reason) == ("Failed", "ContextTooLong")
 
 
 def test_iterations_used_up_are_no_success() -> None:

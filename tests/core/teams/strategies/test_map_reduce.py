@@ -11,6 +11,7 @@ from tests.core.teams.strategies.building import SCHEMA, Run, a_map_reduce, a_ro
 
 from modelfleet.core.teams.schema import check_schema
 from modelfleet.core.teams.strategies import strategy_of
+from modelfleet.core.teams.strategies.endings import MOST_PROMPT_BYTES
 from modelfleet.core.teams.strategies.map_reduce_prompts import CONDENSE, plan_schema
 from modelfleet.core.teams.strategies.prompts import CUT, PARTIAL, input_size, prompt_bytes
 from modelfleet.core.teams.strategies.protocol import (
@@ -58,6 +59,20 @@ def test_more_parts_than_the_team_reads_are_refused_before_any_cost() -> None:
     assert (run.outcome.state, run.outcome.stop_reason, run.outcome.answer) == ("Failed", "ContextTooLong", None)
     assert run.outcome.report == {"maxItems": 3, "message": "the text has more than 3 parts, and this team reads no more: send a shorter one"}
     assert list(Run(a_map_reduce(split={"by": "Lines", "maxItems": 3}), lines(3)).open) == ["map/0/0", "map/0/1", "map/0/2"]
+
+
+def test_a_finalizing_call_has_room_for_no_more_than_a_process_can_hold() -> None:
+    roles = [a_role("reader", max_tokens=1_000_000), a_role("boss")]
+    plan = a_map_reduce(split={"by": "Lines", "maxItems": 1000}, reduce={"role": "boss", "fanIn": 256}, roles=roles)
+    assert len(strategy_of(plan).finalizing_call(plan, lines(256)).messages[-1].content) == MOST_PROMPT_BYTES
+
+
+def test_a_question_that_is_put_to_each_part_is_short_or_refused() -> None:
+    task = Task("x" * (MOST_PROMPT_BYTES // 500 + 1), ("a\n" * 500,))
+    run = Run(a_map_reduce(split={"by": "Lines", "maxItems": 500}), task)
+    assert not run.calls
+    assert run.outcome.stop_reason == "ContextTooLong"
+    assert "is put to each of the 500 parts" in run.outcome.report["message"]
 
 
 def test_a_document_that_cannot_be_cut_is_refused_in_words() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from modelfleet.api.v1alpha1.agentteam import Chain, ChainStep
 from modelfleet.core.teams.ir import TeamPlan
-from modelfleet.core.teams.strategies.chain_bound import chain_bound, chain_of, final_room, looped, passed_on
-from modelfleet.core.teams.strategies.endings import FAILURES, Cap, ending
+from modelfleet.core.teams.strategies.chain_bound import chain_bound, chain_of, final_room, looped, passed_on, repeated_input
+from modelfleet.core.teams.strategies.endings import CONTEXT_TOO_LONG, FAILURES, MOST_PROMPT_BYTES, Cap, ending
 from modelfleet.core.teams.strategies.fields import matches
 from modelfleet.core.teams.strategies.prompts import PARTIAL, clip, input_of, input_size, messages, partial_text
 from modelfleet.core.teams.strategies.protocol import (
@@ -76,8 +76,13 @@ class ChainStrategy:
     """The machine of ``strategy.chain``."""
 
     def start(self, plan: TeamPlan, task: Task) -> Step:
-        """Asks the first step."""
-        return _go_on(ChainState(plan, task))
+        """Asks the first step. An input that a template repeats until it is out of all proportion ends the run before any cost."""
+        state = ChainState(plan, task)
+        longest = max(repeated_input(plan, step, input_size(task)) for step in state.chain.steps)
+        if longest > MOST_PROMPT_BYTES:
+            message = f"the team's steps repeat the input until it is {longest} bytes, and the most is {MOST_PROMPT_BYTES}: send a shorter one"
+            return Step(state, ending("Failed", CONTEXT_TOO_LONG, answer=None, complete=False, report={"message": message}))
+        return _go_on(state)
 
     def step(self, state: Any, event: Event) -> Step:
         """What an event changes."""

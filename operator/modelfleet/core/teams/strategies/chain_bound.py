@@ -5,12 +5,13 @@ from __future__ import annotations
 from modelfleet.api.v1alpha1.agentteam import Chain, ChainStep
 from modelfleet.core.teams.ir import TeamPlan
 from modelfleet.core.teams.strategies.bounds import calls_bound, finalizing_extra, total
+from modelfleet.core.teams.strategies.endings import MOST_PROMPT_BYTES
 from modelfleet.core.teams.strategies.prompts import JOIN, output_bytes
 from modelfleet.core.teams.strategies.protocol import Bound, InputSize, RoleBound
 from modelfleet.core.teams.template import parse_template
 from modelfleet.core.teams.tokens import text_bytes
 
-__all__ = ["chain_bound", "chain_of", "final_room", "looped", "passed_on"]
+__all__ = ["chain_bound", "chain_of", "final_room", "looped", "passed_on", "repeated_input"]
 
 LEAST_ROOM = 2048
 """Bytes of text that a finalizing call is given at least, however short the last step's own prompt is."""
@@ -38,7 +39,12 @@ def passed_on(plan: TeamPlan, step_name: str) -> int:
 
 def final_room(plan: TeamPlan, size: InputSize) -> int:
     """Bytes of text of a finalizing call: those of the last step's ordinary one."""
-    return max(_text_bound(plan, chain_of(plan).steps[-1], size), LEAST_ROOM)
+    return min(max(_text_bound(plan, chain_of(plan).steps[-1], size), LEAST_ROOM), MOST_PROMPT_BYTES)
+
+
+def repeated_input(plan: TeamPlan, step: ChainStep, size: InputSize) -> int:
+    """Bytes of a step's text that are its template's own and the task's."""
+    return _text_bound(plan, step, size, least=True)
 
 
 def chain_bound(plan: TeamPlan, size: InputSize) -> Bound:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from modelfleet.core.teams.strategies.protocol import CancelCall, Command, Finish, Outcome, State
 
-__all__ = ["CONTEXT_TOO_LONG", "FAILURES", "INVALID_INPUT", "Cap", "ending", "first_cap"]
+__all__ = ["CONTEXT_TOO_LONG", "FAILURES", "INVALID_INPUT", "MOST_PROMPT_BYTES", "Cap", "ending", "first_cap"]
 
 Cap = Literal["RunCost", "RunTokens", "RunModelCalls", "ProviderOverran"]
 
@@ -15,6 +15,9 @@ CONTEXT_TOO_LONG: Final = "ContextTooLong"
 """Failed before any cost: the document has more parts than the team reads."""
 INVALID_INPUT: Final = "InvalidInput"
 """Failed before any cost: the document cannot be cut as the team says. ``report["message"]`` tells the client what is wrong."""
+
+MOST_PROMPT_BYTES: Final = 32 * 1024 * 1024
+"""Of all that one step asks at once, as far as it repeats the task, and of a finalizing call. More would end the process before it ended a budget."""
 
 FAILURES: Final[Mapping[str, str]] = {
     "Timeout": "RoleUnavailable",

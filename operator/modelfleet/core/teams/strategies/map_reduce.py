@@ -13,7 +13,7 @@ from typing import Any
 from modelfleet.core.teams.ir import RolePlan, TeamPlan
 from modelfleet.core.teams.split import BYTES_PER_TOKEN, MalformedDocument, split_document
 from modelfleet.core.teams.strategies import map_reduce_prompts as prompts
-from modelfleet.core.teams.strategies.endings import CONTEXT_TOO_LONG, FAILURES, INVALID_INPUT, Cap, ending, first_cap
+from modelfleet.core.teams.strategies.endings import CONTEXT_TOO_LONG, FAILURES, INVALID_INPUT, MOST_PROMPT_BYTES, Cap, ending, first_cap
 from modelfleet.core.teams.strategies.fields import matches
 from modelfleet.core.teams.strategies.map_reduce_bound import Shape, finding_room, map_reduce_bound, spec_of, summary_room
 from modelfleet.core.teams.strategies.map_reduce_state import (
@@ -71,6 +71,10 @@ class MapReduceStrategy:
         if len(parts) > most:
             message = f"the text has more than {most} parts, and this team reads no more: send a shorter one"
             return _refuse_input(state, CONTEXT_TOO_LONG, {"maxItems": most, "message": message})
+        repeated = len(parts) * text_bytes(question_of(task))
+        if repeated > MOST_PROMPT_BYTES:
+            message = f"the last message is the question, and is put to each of the {len(parts)} parts: {repeated} bytes in all, at most {MOST_PROMPT_BYTES}"
+            return _refuse_input(state, CONTEXT_TOO_LONG, {"items": len(parts), "message": message})
         state = replace(state, parts=parts)
         return _plan(state) if state.spec.plan and parts else _map(state, ())
 

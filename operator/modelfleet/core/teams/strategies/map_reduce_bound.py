@@ -10,6 +10,7 @@ from modelfleet.core.teams.ir import TeamPlan
 from modelfleet.core.teams.split import PartBound, part_bound
 from modelfleet.core.teams.strategies import map_reduce_prompts as prompts
 from modelfleet.core.teams.strategies.bounds import calls_bound, finalizing_extra, total
+from modelfleet.core.teams.strategies.endings import MOST_PROMPT_BYTES
 from modelfleet.core.teams.strategies.prompts import output_bytes, question_bytes
 from modelfleet.core.teams.strategies.protocol import Bound, InputSize, RoleBound
 from modelfleet.core.teams.strategies.tree import levels
@@ -75,7 +76,7 @@ class Shape:
     def room(self) -> int:
         """Bytes of text of a finalizing call: those of a reduce over ``fanIn`` findings of full length, or over all if there are fewer."""
         reduce = spec_of(self.plan).reduce
-        return self.frame + min(reduce.fan_in if reduce else 0, self.branches) * self.item(1)
+        return min(self.frame + min(reduce.fan_in if reduce else 0, self.branches) * self.item(1), MOST_PROMPT_BYTES)
 
     def item(self, level: int) -> int:
         """The most bytes of one input of a reduce on a level of the tree, counted from 1."""
