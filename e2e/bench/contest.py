@@ -18,14 +18,14 @@ WARM = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """`processes`: whose CPU counts, by name. `whys`: words of a decision that an answer must bear to count as meant. `rates`: the greatest it can bear."""
+    """`processes`: whose CPU counts, by name. `whys`: words of a decision that an answer must bear to count as meant. `rates`: at which it is asked."""
 
     name: str
     urls: Sequence[str]
     model: str
     processes: Mapping[str, Started] = field(default_factory=dict)
     whys: frozenset[str] = frozenset(("",))
-    most: int = 1_000_000
+    rates: frozenset[int] = frozenset()
 
     def good(self, answer: Answer) -> bool:
         """True for an answer as it was meant: 200, and decided (or not) as this contestant says."""
@@ -36,7 +36,7 @@ def latency(contestants: Sequence[Contestant], folder: Path, rate: int, seconds:
     """One block at a fixed rate: percentiles of good answers, in milliseconds, waiting included."""
     block: dict[str, Json] = {}
     for contestant in contestants:
-        if rate <= contestant.most:
+        if rate in contestant.rates:
             seen = [a for a in attack(folder, contestant.urls, contestant.model, seconds + WARM, rate) if a.at >= WARM]
             times = _good(contestant, seen)
             block[contestant.name] = {

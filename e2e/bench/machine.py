@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,14 +18,27 @@ from .figures import Json
 
 
 def machine() -> Json:
-    """The machine, and its load before the run."""
+    """The machine, and the share of its time that others take now."""
     return {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "kernel": platform.release(),
-        "load": round(os.getloadavg()[0], 1),
+        "busy": round(busy(), 3),
     }
+
+
+def busy(seconds: float = 3.0) -> float:
+    """The share of all cores' time (0 to 1) that was not idle in the next seconds, what the hypervisor took included."""
+    before = _times()
+    time.sleep(seconds)
+    spent = [now - then for now, then in zip(_times(), before, strict=True)]
+    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))
+
+
+def _times() -> list[int]:
+    """user, nice, system, idle, iowait, irq, softirq, steal: ticks of all cores."""
+    return [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
 def cpu_model(cpuinfo: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .figures import Json, added, noise, per_cpu_second
-from .goals import NOISY, calls, goals, number
+from .figures import Json, added, per_cpu_second
+from .goals import BUSY, NOISY, calls, clock_noise, goals, number
 
 CONTESTANTS = {
     "direct": "direct, no gateway",
@@ -26,6 +26,7 @@ against `direct` of the same block. The closed loop has 16 connections; CPU is w
 no logging, simple-shuffle, and as many workers as there are cores. All share the same cores, the load generator too.
 
 A goal that depends on the clock gets no verdict when direct p50 varies by more than 15 % over the blocks, and one per CPU-second when the figure itself does.
+Neither gets one when others took more than 10 % of the machine's time before the run.
 """
 NOTHING = "\nNo full run is recorded yet.\n"
 _RUN = "\n## Run of "
@@ -46,8 +47,9 @@ def section(result: Mapping[str, Any], commands: Sequence[Sequence[str]] = ()) -
     parts = [
         f"{_RUN}{result['date']}{' (quick: the numbers do not count)' if result['quick'] else ''}\n",
         (
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory, load {machine['load']} before. {versions}.\n"
-            f"Direct p50 varies by {100 * noise(result.get('latency') or {}):.0f} % over the blocks (limit {100 * NOISY:.0f} %).\n"
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory. {versions}.\n"
+            f"Others took {100 * machine['busy']:.0f} % of the machine's time before the run (limit {100 * BUSY:.0f} %). "
+            f"Direct p50 varies by {100 * clock_noise(result):.0f} % over the blocks (limit {100 * NOISY:.0f} %).\n"
         ),
         table(["Goal", "Measured", "Bound", "Verdict"], [[g.name, _with(g.value, g.unit), g.goal, g.verdict] for g in goals(result)]),
         _changes(result),

@@ -112,7 +112,7 @@ def a_result(*direct: float, scale: float = 1.0) -> dict[str, Any]:
     return {
         "date": "2026-01-05 12:00 UTC",
         "quick": False,
-        "machine": {"cpu": "Chip", "cores": 2, "memory_gb": 23, "load": 0.1},
+        "machine": {"cpu": "Chip", "cores": 2, "memory_gb": 23, "busy": 0.02},
         "versions": {"Envoy": "1.40.0"},
         "apply": summary([100.0, 240.0]) | {"of": {"decided": summary([240.0])}},
         "endpoints": summary([50.0, 120.0]),
@@ -138,6 +138,10 @@ def test_each_goal_has_its_verdict() -> None:
 def test_a_noisy_machine_gets_no_verdict_on_the_clock_and_a_noisy_figure_none_on_cpu() -> None:
     assert noise(a_result(1.0, 1.2)["latency"]) == pytest.approx(0.2 / 1.1)
     assert verdicts(a_result(1.0, 1.2)) == ["too noisy"] * 5 + ["met", "missed", "met", "met", "met", "missed"]
+    assert verdicts(a_result(1.0, 1.05) | {"machine": {"busy": 0.11}}) == ["too noisy"] * 9 + ["met", "missed"]
+    quiet = a_result(1.0, 1.0)
+    quiet["latency"] |= {"20": [a_block(1.0, 2.0, 1.5), a_block(2.0, 3.0, 2.5)]}
+    assert verdicts(quiet)[0] == "met", "at the low rate, asked for LiteLLM's sake, the clock is not judged"
     assert verdicts(a_result(1.0, 1.0, scale=2.0))[5:8] == ["too noisy", "missed", "too noisy"]
 
 

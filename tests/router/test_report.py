@@ -102,6 +102,32 @@ async def test_a_router_that_restarts_adopts_its_entry_and_one_that_was_removed_
     assert set(await policies.entries()) == set(first)
 
 
+async def test_an_entry_that_does_not_stay_is_written_ever_more_seldom(policies: Policies) -> None:
+    reporter = Reporter(policies.client, "gw-0", lambda: policies.seen, pause=0.02)
+    writes, running = 0, Running(1, "abc")
+    await policies.look()
+    reporter.tell({policies.key: running})
+    work = asyncio.create_task(reporter.run())
+    try:
+        end = asyncio.get_running_loop().time() + 3
+        while asyncio.get_running_loop().time() < end:
+            if await policies.entries():
+                writes += 1
+                await policies.client.json_patch(
+                    ROUTING_POLICIES, policies.namespace, "p", [{"op": "remove", "path": "/status/gateways/0"}], subresource="status"
+                )
+            await policies.look()
+            reporter.tell({policies.key: running})
+            await asyncio.sleep(0.005)
+        assert 3 <= writes <= 8, "after 0.02, 0.04, ... 1.28 s; each 0.02 s would be over a hundred"
+        reporter.tell({policies.key: Running(2, "def")})
+        async with asyncio.timeout(20):
+            while (await policies.entries()).get("gw-0", {}).get("generation") != 2:
+                await asyncio.sleep(0.02)
+    finally:
+        work.cancel()
+
+
 async def test_a_policy_made_anew_gets_its_entry_and_a_deleted_one_is_no_error(policies: Policies) -> None:
     reporter = policies.reporter()
     await policies.look()

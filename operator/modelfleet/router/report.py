@@ -1,6 +1,7 @@
 """What this gateway's Envoy runs of each policy, or of each team -> the gateway's own entry in its status.
 
-Decided here: when an entry is written (the acknowledged slice, a refusal or a missing Secret changed; at most once a second; again after an error).
+Decided here: when an entry is written (the acknowledged slice, a refusal or a missing Secret changed; at most once a second; again after an error, or
+when somebody removed it, ever more seldom: an operator that does not see this pod removes it each time).
 Each router owns its entry under a field manager of its own, so peers never delete each other's. Endpoints that come and go write nothing.
 """
 
@@ -57,6 +58,7 @@ class Reporter:
         self._pause = pause
         self._wanted: Mapping[str, Running] = {}
         self._written: dict[str, tuple[Running, int]] = {}
+        self._repeated = False
         self._news = asyncio.Event()
 
     def tell(self, running: Mapping[str, Running]) -> None:
@@ -65,24 +67,24 @@ class Reporter:
         self._news.set()
 
     async def run(self) -> None:
-        """Write until cancelled; an object that cannot be written now is tried again, less and less often."""
+        """Write until cancelled; what cannot be written now, or does not stay, is written again, less and less often."""
         pause = self._pause
         while True:
             await self._news.wait()
             self._news.clear()
-            if await self.write_changes():
-                pause = self._pause
-            else:
+            done = await self.write_changes()
+            if not done:
                 self._news.set()
-                pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = self._pause if done and not self._repeated else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
     async def write_changes(self) -> bool:
         """One round; False when some entry could not be written."""
         self._written = {key: written for key, written in self._written.items() if key in self._wanted}
-        done = True
+        done, self._repeated = True, False
         for key, running in sorted(self._wanted.items()):
             if not self._is_told(key, running):
+                self._repeated |= self._written.get(key, (None, 0))[0] == running
                 done = await self._write(key, running) and done
         return done
 
