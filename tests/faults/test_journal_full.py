@@ -6,8 +6,6 @@ The engine and then the whole process, each on a small volume of its own and wit
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from tests.support.apiserver import ApiServer
 from tests.support.scripted_model import Script, ScriptedModel
 from tests.support.scripted_team import BOOK, SERVED, an_engine, document, map_reduce_team, request, roles
+from tests.support.volume import full, mounted
 from tests.teamserver.test_process import POOL, TEAM, Process
 
 from modelfleet.teamserver.engine import JournalUnavailable
@@ -25,24 +24,8 @@ AT_ONCE = 2
 
 @pytest.fixture
 def volume(tmp_path: Path):
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "modelfleet-test", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-@contextlib.contextmanager
-def full(folder: Path):
-    """No byte is left."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    try:
-        yield
-    finally:
-        ballast.unlink()
+    with mounted(tmp_path / "volume", 32) as folder:
+        yield folder
 
 
 async def test_a_run_stops_spending_and_its_end_is_written_once_there_is_room(volume: Path):

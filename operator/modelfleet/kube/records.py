@@ -7,22 +7,25 @@ A pod's requests are counted as the scheduler counts them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from modelfleet.api.parse import InvalidObject, parse
+from modelfleet.api.v1alpha1.common import Kind
 from modelfleet.core.render.labels import FLAVOR, MANAGED_BY, MANAGED_BY_VALUE, POOL
 from modelfleet.core.routing.ir import Address
 from modelfleet.core.world import Node, Pod, Workload
 
 from .resources import object_key
 
-__all__ = ["Endpoints", "endpoints_of", "node_of", "parse_quantity", "pod_of", "requests_of", "workload_of"]
+__all__ = ["Endpoints", "endpoints_of", "node_of", "parse_quantity", "pod_of", "reader_of", "requests_of", "workload_of"]
 
 Raw = Mapping[str, Any]
+KindT = TypeVar("KindT", bound=Kind)
 
 _REVISION: Final = "pod-template-hash"
 """The Deployment controller's label: one value per revision of the pod template."""
@@ -180,3 +183,15 @@ def _sum(*many: Mapping[str, int]) -> dict[str, int]:
 
 def _time(text: Any) -> datetime | None:
     return datetime.fromisoformat(text) if isinstance(text, str) and text else None
+
+
+def reader_of(kind: type[KindT]) -> Callable[[dict[str, Any]], KindT]:
+    """An informer's reader of one of our kinds; it raises ValueError with every fault, upon which the informer keeps the last readable form."""
+
+    def read(raw: dict[str, Any]) -> KindT:
+        parsed = parse(kind, raw)
+        if isinstance(parsed, InvalidObject):
+            raise ValueError("; ".join(parsed.errors))  # noqa: TRY004 - what the informer listens for
+        return parsed
+
+    return read

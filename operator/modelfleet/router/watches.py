@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from modelfleet.api.parse import InvalidObject, parse
 from modelfleet.api.v1alpha1 import AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.common import Kind
 from modelfleet.core.render.labels import POOL
 from modelfleet.core.routing.ir import Address, RoutingWorld, SecretRef
 from modelfleet.kube.client import Client
 from modelfleet.kube.informer import Informer
-from modelfleet.kube.records import Endpoints, endpoints_of
+from modelfleet.kube.records import Endpoints, endpoints_of, reader_of
 from modelfleet.kube.resources import AGENT_TEAMS, ENDPOINT_SLICES, MODEL_POOLS, ROUTING_POLICIES
 
 from .secrets import SecretWatches, missing_secrets, wanted_secrets
@@ -38,10 +37,10 @@ class Watches:
             on_news(key)
 
         scopes: tuple[str | None, ...] = namespaces or (None,)
-        self._pools = [Informer(client, MODEL_POOLS, _reader(ModelPool), hear, namespace=n) for n in scopes]
-        self._policies = [Informer(client, ROUTING_POLICIES, _reader(RoutingPolicy), hear, namespace=n) for n in scopes]
+        self._pools = [Informer(client, MODEL_POOLS, reader_of(ModelPool), hear, namespace=n) for n in scopes]
+        self._policies = [Informer(client, ROUTING_POLICIES, reader_of(RoutingPolicy), hear, namespace=n) for n in scopes]
         self._slices: list[Informer[Endpoints]] = [Informer(client, ENDPOINT_SLICES, endpoints_of, hear, namespace=n, label_selector=POOL) for n in scopes]
-        self._teams = [Informer(client, AGENT_TEAMS, _reader(AgentTeam), hear, namespace=n, optional=True) for n in scopes]
+        self._teams = [Informer(client, AGENT_TEAMS, reader_of(AgentTeam), hear, namespace=n, optional=True) for n in scopes]
         self._runtime = Informer(client, ENDPOINT_SLICES, addresses_of, hear, namespace=teams_namespace, label_selector=TEAMS_SELECTOR)
         self._names = TeamNames()
         self._informers: list[Informer[Any]] = [*self._pools, *self._policies, *self._slices, *self._teams, self._runtime]
@@ -106,13 +105,3 @@ class Watches:
 
 def _sorted(objects: Mapping[str, KindT]) -> tuple[KindT, ...]:
     return tuple(value for _, value in sorted(objects.items()))
-
-
-def _reader(kind: type[KindT]) -> Callable[[dict[str, Any]], KindT]:
-    def read(raw: dict[str, Any]) -> KindT:
-        parsed = parse(kind, raw)
-        if isinstance(parsed, InvalidObject):
-            raise ValueError("; ".join(parsed.errors))  # noqa: TRY004 - the informer keeps the last readable form
-        return parsed
-
-    return read

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from modelfleet.api.parse import InvalidObject, parse
 from modelfleet.api.v1alpha1 import AgentTeam, ModelPool, RoutingPolicy
 from modelfleet.api.v1alpha1.common import Kind
 from modelfleet.core.teams.compile import compile_teams
 from modelfleet.core.teams.ir import TeamsPlan
 from modelfleet.kube.client import Client
 from modelfleet.kube.informer import Informer
+from modelfleet.kube.records import reader_of
 from modelfleet.kube.resources import AGENT_TEAMS, MODEL_POOLS, ROUTING_POLICIES, Resource
 
 __all__ = ["Watches"]
@@ -37,7 +37,7 @@ class Watches:
                 on_deleted(key)
 
         def watch(resource: Resource, kind: type[KindT], hear: Callable[[str, object, object], None]) -> list[Informer[KindT]]:
-            return [Informer(client, resource, _reader(kind), hear, namespace=namespace) for namespace in namespaces or (None,)]
+            return [Informer(client, resource, reader_of(kind), hear, namespace=namespace) for namespace in namespaces or (None,)]
 
         self._teams = watch(AGENT_TEAMS, AgentTeam, hear_team)
         self._pools = watch(MODEL_POOLS, ModelPool, hear)
@@ -71,13 +71,3 @@ def _merged(informers: list[Informer[KindT]]) -> dict[str, KindT]:
 
 def _sorted(informers: list[Informer[KindT]]) -> tuple[KindT, ...]:
     return tuple(value for _, value in sorted(_merged(informers).items()))
-
-
-def _reader(kind: type[KindT]) -> Callable[[dict[str, Any]], KindT]:
-    def read(raw: dict[str, Any]) -> KindT:
-        parsed = parse(kind, raw)
-        if isinstance(parsed, InvalidObject):
-            raise ValueError("; ".join(parsed.errors))  # noqa: TRY004 - the informer keeps the last readable form
-        return parsed
-
-    return read

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import resource
-import subprocess
 from dataclasses import replace
 
 import pytest
+from tests.support.volume import full, mounted
 
 from modelfleet.teamserver.journal.protocol import CallRow, JournalError, RunRow
 from modelfleet.teamserver.journal.sqlite import SqliteJournal
@@ -26,26 +26,10 @@ def files_no_longer_than(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@contextlib.contextmanager
-def full(folder):
-    """Fill a small volume to the last byte."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    try:
-        yield
-    finally:
-        ballast.unlink()
-
-
 @pytest.fixture
 def small_volume(tmp_path):
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "modelfleet-test", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with mounted(tmp_path / "volume", 4) as folder:
+        yield folder
 
 
 async def begun(path):
