@@ -157,7 +157,7 @@ def _kill_once_back(fleet: Fleet, process: str, seen: Load) -> None:
     before = set(_pids(fleet, process))
     wanted = seen.answers + 2 * PER_SECOND
     _kill(fleet, process)
-    wait_until(lambda: set(_pids(fleet, process)) - before, 400, f"a new {process}")  # the kubelet waits up to five minutes between restarts
+    wait_until(lambda: set(_pids(fleet, process)) - before, 400, f"a new {process}")
     wait_until(lambda: seen.answers >= wanted, 60, "answers after the kill", explain=lambda: seen)
 
 

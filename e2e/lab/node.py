@@ -205,6 +205,9 @@ SystemdCgroup = false
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
             "nodeStatusUpdateFrequency": "5s",
+            # tests kill containers again and again; the kubelet would wait five minutes before the seventh start
+            "featureGates": {"KubeletCrashLoopBackOffMax": True},
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "10s"},
             "serializeImagePulls": False,
             "registerWithTaints": self.spec.taints,
             "providerID": f"lab://{HOST_ADDRESS}/{self.spec.name}",
