@@ -21,7 +21,7 @@ from e2e.lab.binaries import binary, ensure_binaries
 from tests.support.apiserver import CHECKOUT, ApiServer
 
 NAMESPACE = "modelfleet-system"
-PATIENCE = 60.0
+PATIENCE = 120.0
 _REFUSED = re.compile(r'cannot (?P<verb>[a-z]+) resource "(?P<resource>[a-z/]+)" in API group "(?P<group>[a-z0-9.]*)"')
 _OWNER = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on"
 
@@ -71,7 +71,7 @@ class Ground:
         self.folder = server.folder
         self._http = httpx.Client(
             base_url=server.url, verify=ssl.create_default_context(cafile=str(server.ca_file)), headers={"Authorization": f"Bearer {server.token}"},
-            trust_env=False, timeout=30,
+            trust_env=False, timeout=60,
         )  # fmt: skip
         for name in (NAMESPACE, "demo"):
             self.make({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

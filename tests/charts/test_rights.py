@@ -62,7 +62,7 @@ def kubeconfig_for(server: ApiServer, account: str) -> Path:
 
 def admin(run_dir: Path, path: str) -> Any:
     with socket.socket(socket.AF_UNIX) as pipe:
-        pipe.settimeout(5)
+        pipe.settimeout(60)
         pipe.connect(str(run_dir / "admin.sock"))
         connection = http.client.HTTPConnection("envoy")
         connection.sock = pipe
@@ -141,7 +141,7 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
             process.send_signal(signal.SIGTERM)
         for command in ("operator", "router", "teams"):
             print(command, (server.folder / f"{command}.log").read_text()[-4000:])
-        codes = [process.wait(timeout=40) for process in processes]
+        codes = [process.wait(timeout=120) for process in processes]
     assert codes == [0, 0, 0, 0]
     refused = [
         (event["user"]["username"], event["verb"], event["requestURI"])

@@ -40,7 +40,7 @@ def rights_in_table() -> list[tuple[str, Right]]:
     )
 
 
-def missed(ground: Ground, account: str, *rights: Right, seconds: float = 40.0) -> None:
+def missed(ground: Ground, account: str, *rights: Right, seconds: float = 120.0) -> None:
     """Wait until the account asked for these rights in vain; the tests say which did not come."""
     with contextlib.suppress(AssertionError):
         until(lambda: set(rights) <= ground.refused(account).keys(), "refusals", seconds)
@@ -98,7 +98,7 @@ def work_without(fleet: Fleet) -> None:
     with fleet.running(*COMMANDS):
         until(lambda: all(fleet.has(f"/api/v1/namespaces/demo/services/{leaver['deployments']}-{flavor}") for flavor in ("l4", "cpu")), "children")
         with contextlib.suppress(AssertionError):
-            until(lambda: all(settled(ground, fleet, first).values()), "the first node, policy and team", 20)
+            until(lambda: all(settled(ground, fleet, first).values()), "the first node, policy and team", 90)
         for account, right in rights_in_table():
             trigger = triggers.get((right.resource, right.verb))
             if trigger is not None and right in ground.granted(account):
@@ -106,7 +106,7 @@ def work_without(fleet: Fleet) -> None:
                     trigger()
                     missed(ground, account, right)
         with contextlib.suppress(AssertionError):
-            until(lambda: all(ground.granted(a) - {FINALIZERS} <= ground.used(a) for a in COMMANDS), "every right to be used", 30)
+            until(lambda: all(ground.granted(a) - {FINALIZERS} <= ground.used(a) for a in COMMANDS), "every right to be used", 120)
 
 
 def settled(ground: Ground, fleet: Fleet, first: tuple[str, str, str]) -> dict[str, bool]:

@@ -19,8 +19,8 @@ from tests.support.proxy import ApiProxy, Hold, Seen
 LEASE_OF_TWO_SECONDS = {"LEASE_DURATION": "2", "LEASE_DEADLINE": "1.9", "LEASE_RENEW": "0.5"}
 RESYNC = 0.3
 QUIET_CYCLES = 4
-SETTLE_SECONDS = 90.0
-SAME_SECONDS = 60.0
+SETTLE_SECONDS = 180.0
+SAME_SECONDS = 180.0
 
 When = Literal["before", "after"]
 """Before the request is forwarded, or after it was done but before its sender hears of it."""

@@ -35,7 +35,7 @@ async def the_lease(scene):
     return (await scene.client.list(LEASES, scene.namespace))[0][0]["spec"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_the_second_takes_over_when_the_first_is_killed_and_never_sooner(server, client, tmp_path):
     first, second, third = await undisturbed(server, client, tmp_path)
     scene = await Scene.empty(client)
@@ -62,7 +62,7 @@ async def test_the_second_takes_over_when_the_first_is_killed_and_never_sooner(s
         lives.assert_one_writer_at_a_time()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_a_write_in_flight_while_its_writer_sleeps_past_the_lease_is_undone_by_the_next_one(server, client, tmp_path):
     """The first has sent one write when it is stopped; the second leads and finishes; then the old write arrives, and its writer wakes up."""
     _, second, third = await undisturbed(server, client, tmp_path)
@@ -73,11 +73,11 @@ async def test_a_write_in_flight_while_its_writer_sleeps_past_the_lease_is_undon
         old = await lives.quiet()
         held = held_write(old, lambda seen: "/deployments/a-fast" in seen.path)
         await scene.want(SECOND)
-        await asyncio.wait_for(held.arrived.wait(), 30)
+        await asyncio.wait_for(held.arrived.wait(), 90)
         old.operator.signal(signal.SIGSTOP)
-        new = await eventually(lambda: _other_leads(lives, old), lives.story, 60)
+        new = await eventually(lambda: _other_leads(lives, old), lives.story, 120)
         await scene.want(THIRD)
-        await eventually(lambda: _replicas(scene, "a-fast", 2), new.operator.story, 60)
+        await eventually(lambda: _replicas(scene, "a-fast", 2), new.operator.story, 120)
 
         sent = len(old.wrote)
         held.release()

@@ -23,7 +23,7 @@ SEEDS = range(2000)
 FOUND: tuple[int, ...] = ()
 """Seeds beyond SEEDS that broke something once."""
 AT_ONCE = 16
-PATIENCE = 10.0
+PATIENCE = 90.0
 BY_CODEC = {501, 505}
 """Statuses of 5xx that HTTP asks for: a transfer coding nobody knows, a version nobody speaks."""
 
@@ -46,7 +46,7 @@ def replies(request: Request) -> Reply:
     return completion()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1200)
 async def test_two_thousand_malformed_requests(apiserver_with_crds: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELFLEET_DECIDE_TIMEOUT_MS", "5000")  # what a busy machine makes of 50 ms is not the question here
     async with a_gateway(apiserver_with_crds) as gateway:

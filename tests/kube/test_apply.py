@@ -90,7 +90,7 @@ async def staged(client: Client, namespace: str) -> AsyncIterator[Stage]:
         informers.append(Informer(client, resource, lambda raw, k=resource.kind, v=resource.api_version: {**raw, "kind": k, "apiVersion": v}, on_change))
     tasks = [asyncio.create_task(i.run()) for i in informers]
     for informer in informers:
-        await asyncio.wait_for(informer.synced.wait(), 20)
+        await asyncio.wait_for(informer.synced.wait(), 90)
     for resource in OURS:
         mirror.confirm(resource.kind)
     assert mirror.synced()

@@ -32,7 +32,7 @@ async def running(client: Client, namespace: str, **settings: Any) -> AsyncItera
     informer = Informer(client, MAPS, data_of, lambda *change: changes.append(change), namespace=namespace, **settings)
     task = asyncio.create_task(informer.run())
     try:
-        await asyncio.wait_for(informer.synced.wait(), 20)
+        await asyncio.wait_for(informer.synced.wait(), 90)
         yield informer, changes
     finally:
         task.cancel()
@@ -82,7 +82,7 @@ async def test_an_accepted_watch_is_a_sign_of_life(client: Client, namespace: st
 async def test_bookmarks_are_counted(client: Client, namespace: str) -> None:
     async with running(client, namespace, watch_seconds=5) as (informer, changes):
         await client.create(MAPS, namespace, config_map("news"))
-        await eventually(lambda: informer.bookmarks, "a bookmark before the watch ends", 40)
+        await eventually(lambda: informer.bookmarks, "a bookmark before the watch ends", 120)
         assert len(changes) == 1
 
 
@@ -101,7 +101,7 @@ async def test_what_vanished_in_a_gap_that_ends_in_410_is_gone(make_apiserver: C
             _, newest = await direct.list(MAPS, "default")
             compact(server, newest)
             await proxy.listen()
-            await eventually(lambda: "default/new" in informer.objects, "listed again", 30)
+            await eventually(lambda: "default/new" in informer.objects, "listed again", 120)
             assert set(informer.objects) == {"default/kept", "default/new"}
             assert informer.lists == 2
             assert ("default/ghost", {}, None) in changes
@@ -120,7 +120,7 @@ async def test_a_silent_watch_is_reopened_and_misses_nothing(apiserver_with_crds
             await eventually(lambda: informer.watches > before, "silence is noticed")
             proxy.cut()
             proxy.resume()
-            await eventually(lambda: f"{namespace}/unheard" in informer.objects, "what was swallowed is heard again", 40)
+            await eventually(lambda: f"{namespace}/unheard" in informer.objects, "what was swallowed is heard again", 120)
         await behind.close()
 
 
@@ -158,12 +158,12 @@ async def test_an_optional_kind_that_is_not_there_has_no_objects_until_it_comes(
     needed, optional = (Informer(client, gadgets, lambda raw: raw["metadata"]["name"], lambda *_: None, optional=given) for given in (False, True))
     tasks = [asyncio.create_task(informer.run()) for informer in (needed, optional)]
     try:
-        await asyncio.wait_for(optional.synced.wait(), 20)
+        await asyncio.wait_for(optional.synced.wait(), 90)
         assert (dict(optional.objects), optional.lists, needed.synced.is_set()) == ({}, 0, False)
         await eventually(lambda: sum("cannot list gadgets" in m for m in caplog.messages) >= 2, "two tries")
         spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [version]}
         await client.create(definitions, None, {"metadata": {"name": f"gadgets.{group}"}, "spec": spec})
-        await eventually(lambda: needed.synced.is_set() and optional.lists == 1, "a list", 60)
+        await eventually(lambda: needed.synced.is_set() and optional.lists == 1, "a list", 120)
         await client.create(gadgets, namespace, {"apiVersion": f"{group}/v1", "kind": "Gadget", "metadata": {"name": "one"}})
         await eventually(lambda: f"{namespace}/one" in optional.objects, "the gadget")
         assert sum("knows no gadgets" in m for m in caplog.messages) == 1

@@ -41,7 +41,7 @@ async def test_synced_only_after_every_list_and_every_kind(client: Client, names
     assert not mirror.synced()
     tasks = [asyncio.create_task(i.run()) for i in informers]
     for informer in informers:
-        await asyncio.wait_for(informer.synced.wait(), 20)
+        await asyncio.wait_for(informer.synced.wait(), 90)
     assert mirror.fresh(60)
     await ghosts.sweep()
     # the pool was never delivered, so its kind is not complete
@@ -63,7 +63,7 @@ async def test_the_first_sweep_waits_for_what_is_on_its_way(client: Client, name
     sweep = asyncio.create_task((ghosts := Ghosts(client, mirror)).sweep())
     await asyncio.sleep(0.1)
     await deliver_all(client, mirror)
-    await asyncio.wait_for(sweep, 20)
+    await asyncio.wait_for(sweep, 90)
     assert ghosts.complete
 
 

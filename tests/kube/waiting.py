@@ -13,7 +13,7 @@ from tests.support.apiserver import ApiServer
 from modelfleet.core.render.labels import FLAVOR, MANAGED_BY, MANAGED_BY_VALUE, POOL
 
 
-async def eventually(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> None:
     """Wait until the condition holds; the test fails with `what` when it does not in time."""
     try:
         async with asyncio.timeout(seconds):
@@ -27,7 +27,7 @@ def compact(server: ApiServer, revision: str) -> None:
     """Throw away etcd's history before `revision`, through its HTTP gateway."""
     port = server._plane._settings().etcd_port
     body = json.dumps({"revision": revision, "physical": True}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/v3/kv/compaction", body), timeout=10).read()
+    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/v3/kv/compaction", body), timeout=60).read()
 
 
 def config_map(name: str, **data: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ PATIENT = {"LEASE_DURATION": "120", "LEASE_DEADLINE": "100", "LEASE_RENEW": "5"}
 GPU = "example.com/gpu"
 
 
-async def eventually(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 25.0) -> Any:
+async def eventually(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 90.0) -> Any:
     """Wait until the condition (a function or a coroutine function) holds and return what it gave."""
     result: Any = None
     try:
@@ -71,7 +71,7 @@ class OperatorProcess:
     def story(self) -> str:
         return f"the operator's log:\n{self.text()[-6000:]}"
 
-    async def ends(self, seconds: float = 25.0) -> int:
+    async def ends(self, seconds: float = 90.0) -> int:
         """The exit code; fails with the log when the process goes on."""
         await eventually(self.ended, self.story, seconds)
         return self._process.returncode
@@ -79,7 +79,7 @@ class OperatorProcess:
     async def ask(self, path: str) -> tuple[int, str]:
         """Status and text of a probe; status 0: no answer."""
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
                 answer = await client.get(f"http://127.0.0.1:{self.port}{path}")
         except httpx.HTTPError:
             return 0, ""
@@ -103,7 +103,7 @@ class OperatorProcess:
     def close(self) -> None:
         if not self.ended():
             self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 class Fleet:

@@ -60,7 +60,7 @@ async def test_a_stream_that_stays_open_and_says_nothing_fails_the_probe(fleet, 
     muted = proxy.hold(lambda seen: seen.verb == "watch" and seen.path.endswith("/modelpools"))
     operator = start(proxy.kubeconfig(tmp_path), PACE_GHOSTS="1")
     await operator.leads()
-    await asyncio.wait_for(muted.arrived.wait(), 10)
+    await asyncio.wait_for(muted.arrived.wait(), 90)
     # planned once, so the mirror was complete: before that, what is not heard is waited for
     await eventually(lambda: fleet.settled("small"), operator.story)
 

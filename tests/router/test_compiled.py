@@ -157,7 +157,7 @@ async def test_retries_walk_the_compiled_chain_and_a_fact_that_changes_changes_i
     answer = await bench.chat("auto")
     assert (answer.headers["x-modelfleet-served"], answer.headers["x-modelfleet-attempts"], why(answer)) == ("shop/large/gpu", "2", "Compiled")
     await bench.serve(a_world(upstreams))
-    for _ in range(200):
+    for _ in range(4500):
         answer = await bench.chat("auto")
         if answer.headers["x-modelfleet-attempts"] == "1":
             break
@@ -202,7 +202,7 @@ async def test_a_router_killed_under_load_is_not_noticed_on_a_compiled_route(api
         meta = {"name": "plain", "namespace": gateway.namespace}
         gateway.server.apply(json.dumps({"apiVersion": "modelfleet.dev/v1alpha1", "kind": "RoutingPolicy", "metadata": meta, "spec": spec}))
         model = f"{gateway.namespace}-plain"
-        for _ in range(400):
+        for _ in range(1800):
             if (await gateway.chat(model=model)).status == 200:
                 break
             await asyncio.sleep(0.05)

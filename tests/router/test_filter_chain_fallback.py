@@ -202,7 +202,7 @@ async def test_pods_that_come_and_go_move_no_version_and_remote_endpoints_step_i
     for addresses, served in (((), "shop/a/far"), ((Address("127.0.0.1", pod.port, "gpu"),), "shop/a/gpu"), ((), "shop/a/far")):
         plan = await bench.serve(RoutingWorld(world.pools, world.policies, {"shop/a": addresses}))
         versions.add(plan.policies[0].version)
-        for _ in range(100):
+        for _ in range(4500):
             answer = await bench.chat("auto")
             if (answer.headers["x-modelfleet-served"], answer.headers["x-modelfleet-attempts"]) == (served, "1"):
                 break

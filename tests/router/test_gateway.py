@@ -53,7 +53,7 @@ class Gateway:
     def end_router(self, how: signal.Signals) -> int:
         assert self.router is not None
         self.router.send_signal(how)
-        return self.router.wait(timeout=20)
+        return self.router.wait(timeout=90)
 
     def logs(self) -> str:
         return "".join(path.read_text() for path in Path(self.run_dir).glob("*.log"))
@@ -64,7 +64,7 @@ class Gateway:
     async def get(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         def fetch() -> tuple[int, bytes]:
             try:
-                with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=body), timeout=10) as answer:
+                with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=body), timeout=60) as answer:
                     return answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 return error.code, error.read()
@@ -83,7 +83,7 @@ class Gateway:
 
     async def sees(self, name: str, *labels: str, value: float) -> None:
         """Wait for a sample; labels in the order of their names."""
-        for _ in range(400):
+        for _ in range(1800):
             samples = await self.samples()
             if samples.get((name, labels)) == value:
                 return
@@ -92,7 +92,7 @@ class Gateway:
 
     async def answers(self, why: str, **body: Any) -> Answer:
         """Ask until the decision's word is ``why``; every answer on the way must be good."""
-        for _ in range(400):
+        for _ in range(1800):
             answer = await self.chat(**body)
             assert answer.status == 200, (answer, self.logs()[-2000:])
             if answer.headers["x-modelfleet-decision"].endswith(f"why={why}"):
@@ -102,7 +102,7 @@ class Gateway:
 
     async def served(self, by: str) -> None:
         """Ask what only the default chain answers until ``by`` serves it: the probe, the decider and Envoy learn of news one after the other."""
-        for _ in range(400):
+        for _ in range(1800):
             answer = await self.answers("DefaultChain", tools=TOOLS)
             if answer.headers["x-modelfleet-served"] == by:
                 return
@@ -175,7 +175,7 @@ async def a_gateway(server: ApiServer) -> AsyncIterator[Gateway]:
     made.start_router()
     made.envoy.start()
     try:
-        await until(lambda: _accepts(made.port), "a listener", 60)
+        await until(lambda: _accepts(made.port), "a listener", 120)
         yield made
     finally:
         made.envoy.kill()
@@ -333,11 +333,11 @@ async def test_without_the_api_server_everything_goes_on_and_afterwards_the_news
             assert (await gateway.answers("RuleMatched")).headers["x-modelfleet-served"] == f"{gateway.namespace}/small/cpu"
         gateway.envoy.kill()
         gateway.envoy.start()
-        await until(lambda: _accepts(gateway.port), "an Envoy that started anew", 60)
+        await until(lambda: _accepts(gateway.port), "an Envoy that started anew", 120)
         await gateway.answers("RuleMatched")
         await asyncio.to_thread(server.start)
         server.kubectl("delete", "endpointslice", "small-cpu-x", "-n", gateway.namespace, check=True)
-        for _ in range(400):
+        for _ in range(900):
             answer = await gateway.answers("RuleMatched")
             if answer.headers["x-modelfleet-served"] == f"{gateway.namespace}/boss/far":
                 return

@@ -228,7 +228,7 @@ async def test_a_run_that_may_have_begun_is_not_begun_again_and_no_runtime_is_an
     team.runtime.reply = lambda _: completion()
     for addresses, status in (((), 503), (team.world().team_addresses, 200)):
         await team.bench.serve(replace(team.world(), team_addresses=addresses))
-        for _ in range(100):
+        for _ in range(1800):
             answer = await team.bench.chat("t")
             if answer.status == status:
                 break

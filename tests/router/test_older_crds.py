@@ -27,7 +27,7 @@ async def test_without_the_kind_of_teams_the_router_routes_and_takes_it_up_when_
         assert gateway.logs().count("knows no agentteams") == 1
         server.apply_crds()
         apply(gateway, a_team(gateway))
-        await until(lambda: team_status(gateway).get("gateways"), "the gateway's entry in the team's status", 60)
+        await until(lambda: team_status(gateway).get("gateways"), "the gateway's entry in the team's status", 120)
         # no team runtime runs here, so its place says so: the name is known
         answer = await asked(gateway, name, lambda a: a.status == 503)
         assert answer.headers["x-modelfleet-decision"].startswith(f"policy=-;team={name}/1")

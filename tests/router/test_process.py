@@ -131,7 +131,7 @@ async def test_without_api_server_and_envoy_it_waits_alive_and_not_ready_and_end
 
     def status(path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -147,7 +147,7 @@ async def test_without_api_server_and_envoy_it_waits_alive_and_not_ready_and_end
         for name in ("ads.sock", "authz.sock"):
             assert Path(folder, name).stat().st_mode & 0o777 == 0o660
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=90) == 0
     finally:
         process.kill()
         process.wait()

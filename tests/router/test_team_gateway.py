@@ -84,7 +84,7 @@ def team_status(gateway: Gateway) -> dict[str, Any]:
 
 async def asked(gateway: Gateway, model: str, good: Callable[[Answer], bool], grant: str = "") -> Answer:
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
-    for _ in range(400):
+    for _ in range(1800):
         answer = await ask(gateway.port, body, headers={GRANT_HEADER: grant} if grant else {})
         if good(answer):
             return answer

@@ -94,7 +94,7 @@ def _completion(*, stream: bool) -> tuple[str, str]:
 def admin(run_dir: Path, path: str) -> str:
     """What Envoy's admin door answers."""
     with socket.socket(socket.AF_UNIX) as pipe:
-        pipe.settimeout(10)
+        pipe.settimeout(60)
         pipe.connect(str(run_dir / "admin.sock"))
         connection = http.client.HTTPConnection("envoy")
         connection.sock = pipe
@@ -133,7 +133,7 @@ def tell(ground: Ground, fleet: Fleet, provider: Provider) -> Story:
     body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8}
     with (
         fleet.running(*COMMANDS, gateway={**debug, "MODELFLEET_ENDPOINTS_ALLOW": "127.0.0.1"}, operator=debug, teams=debug),
-        httpx.Client(trust_env=False, timeout=30) as client,
+        httpx.Client(trust_env=False, timeout=60) as client,
     ):
 
         def ask(url: str, model: str, **headers: str) -> httpx.Response:

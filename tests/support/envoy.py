@@ -78,7 +78,7 @@ def validate(config: dict[str, Any]) -> str:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config))
         command = [str(BINARY), "--mode", "validate", "-c", str(path), "--log-level", "error"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
@@ -330,7 +330,7 @@ class AccessLogs:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": handler}),))
 
 
-async def until(true: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
+async def until(true: Callable[[], Any], what: str, seconds: float = 90.0) -> None:
     """Wait for something that will come; the limit only ends a test that has failed."""
     end = time.monotonic() + seconds
     while not true():

@@ -282,7 +282,7 @@ async def test_a_client_that_leaves_its_stream_cancels_the_run_and_its_calls(ben
         break
     await stream.close()
     run = opened.model.seen[0].grant.run
-    for _ in range(400):
+    for _ in range(1800):
         row = await opened.journal.run(run)
         if row is not None and row.state != "Running":
             break

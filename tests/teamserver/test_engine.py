@@ -34,7 +34,7 @@ def reserved(metrics: TeamMetrics) -> float:
     return metrics.registry.get_sample_value("modelfleet_team_reservation_open_micro_usd", {"team": "legal/review"}) or 0.0
 
 
-async def until(true, tries: int = 2000) -> None:
+async def until(true, tries: int = 18_000) -> None:
     for _ in range(tries):
         if true():
             return

@@ -179,7 +179,7 @@ async def test_what_cannot_be_written_now_is_written_when_the_api_server_is_back
         assert not await team.told()
         task = asyncio.create_task(team.reporter.run())
         await asyncio.to_thread(server.start)
-        for _ in range(400):
+        for _ in range(1800):
             if await team.conditions():
                 break
             await asyncio.sleep(0.05)
