@@ -89,7 +89,10 @@ class Fleet:
         lease = {"MODELFLEET_LEASE_RENEW": "0.5", "MODELFLEET_LEASE_DEADLINE": "100", "MODELFLEET_LEASE_DURATION": "120"}
         settings = {
             "operator": {"MODELFLEET_PORT": ports["operator"], "MODELFLEET_SCRAPE_PORT": ports["scrape"], **lease},
-            "gateway": {"MODELFLEET_RUN_DIR": str(self.run_dir), "MODELFLEET_HTTP_PORT": ports["router"], "MODELFLEET_ENVOY_PORT": ports["envoy"], **keys},
+            "gateway": {
+                "MODELFLEET_RUN_DIR": str(self.run_dir), "MODELFLEET_HTTP_PORT": ports["router"], "MODELFLEET_ENVOY_PORT": ports["envoy"],
+                "MODELFLEET_DECIDE_TIMEOUT_MS": "20000", **keys,
+            },
             "teams": {
                 "MODELFLEET_TEAMS_PORT": ports["teams"], "MODELFLEET_GATEWAY_URL": f"http://127.0.0.1:{ports['envoy']}",
                 "MODELFLEET_JOURNAL": str(self.run_dir / "journal.sqlite"), **keys,

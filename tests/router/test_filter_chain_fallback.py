@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from tests.support.envoy import Bench, Reply, Upstream, a_bench, a_policy, a_pool, completion, decision, free_port, pods, remote, stream
+from tests.support.envoy import Bench, Reply, Upstream, a_bench, a_policy, a_pool, completion, decision, free_port, pods, remote, stream, until
 
 from modelfleet.core.routing.ir import Address, RoutingWorld
 
@@ -41,7 +41,7 @@ def a_world(*ports: int | None, **policy) -> RoutingWorld:
     )
 
 
-FIRST_BYTE = {"fallback": {"firstByteTimeout": "300ms"}}
+FIRST_BYTE = {"fallback": {"firstByteTimeout": "2s"}}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ FIRST_BYTE = {"fallback": {"firstByteTimeout": "300ms"}}
 )
 async def test_a_failing_group_is_left_for_the_next(bench: Bench, upstreams: Callable, reply: Reply, attempts: str) -> None:
     first, second = await upstreams(reply), await upstreams()
-    await bench.serve(a_world(first.port, second.port, **FIRST_BYTE))
+    await bench.serve(a_world(first.port, second.port))
     for more in ({}, {"stream": True}):
         answer = await bench.chat("auto", **more)
         assert (answer.status, answer.headers["x-modelfleet-served"], answer.headers["x-modelfleet-attempts"]) == (200, "shop/b/gpu", attempts)
@@ -64,7 +64,7 @@ async def test_a_failing_group_is_left_for_the_next(bench: Bench, upstreams: Cal
 @pytest.mark.parametrize("how", [{"stream": True}, {"stream": False}, {}])
 async def test_the_first_byte_limit_is_for_streams_alone(bench: Bench, upstreams: Callable, how: dict[str, bool]) -> None:
     """The first byte of a whole answer is its last: there a limit would only repeat the work elsewhere."""
-    slow, second = await upstreams(Reply(after=1.0)), await upstreams()
+    slow, second = await upstreams(Reply(after=6.0)), await upstreams()
     await bench.serve(a_world(slow.port, second.port, **FIRST_BYTE))
     answer = await bench.chat("auto", **how)
     served = ("shop/b/gpu", "2") if how.get("stream") else ("shop/a/gpu", "1")
@@ -116,7 +116,7 @@ async def test_only_the_named_triggers_are_followed(bench: Bench, upstreams: Cal
 
 
 async def test_a_stream_that_began_is_never_retried_and_outlives_the_first_byte_limit(bench: Bench, upstreams: Callable) -> None:
-    first, second = await upstreams(stream(6, pause=0.15)), await upstreams()
+    first, second = await upstreams(stream(6, pause=0.5)), await upstreams()
     await bench.serve(a_world(first.port, second.port, **FIRST_BYTE))
     whole = await bench.chat("auto", stream=True)
     assert (whole.complete, whole.body.count(b"data:"), whole.headers["x-modelfleet-attempts"]) == (True, 8, "1")
@@ -130,10 +130,14 @@ async def test_a_stream_that_began_is_never_retried_and_outlives_the_first_byte_
 
 async def test_a_full_candidate_says_so_and_the_rest_of_the_chain_is_walked_by_retries_alone(bench: Bench, upstreams: Callable) -> None:
     """The circuit breaker is a safety net: Envoy does not retry when it trips, which is why a decider reads headroom and not this."""
-    slow = await upstreams(Reply(after=1.5))
+    full = asyncio.Event()
+    slow = await upstreams(Reply(chunks=[full, b"{}"]))
     pool = a_pool("a", remote("r", f"http://127.0.0.1:{slow.port}", concurrency=1))
     await bench.serve(RoutingWorld(pools=(pool,), policies=(a_policy("p", "a"),)))
-    answers = await asyncio.gather(*(bench.chat("auto") for _ in range(20)))
+    asking = [asyncio.create_task(bench.chat("auto")) for _ in range(20)]
+    await until(lambda: sum(task.done() for task in asking) >= 12, "all but those that are served or wait to be refused")
+    full.set()
+    answers = await asyncio.gather(*asking)
     assert {a.status for a in answers} == {200, 503}
     assert 4 <= len(slow.requests) <= 8
     assert {a.json["error"]["code"] for a in answers if a.status == 503} == {"overloaded"}

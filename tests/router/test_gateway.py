@@ -25,6 +25,8 @@ from tests.support.envoy import Answer, Envoy, Reply, Request, Upstream, ask, co
 ADDRESS = f"198.18.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
 """On the loopback interface while a test runs, this process's own: the API server refuses 127.0.0.1 in an EndpointSlice."""
 KEY = "sk-right-5c1e"
+FIRST_BYTE = "4s"
+"""Long for a machine that is busy, and every wait for a server that hangs."""
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"model": "not-me"}}}]
 
 
@@ -46,6 +48,7 @@ class Gateway:
             "POD_NAME": "gw-0", "MODELFLEET_RUN_DIR": self.run_dir, "MODELFLEET_HTTP_HOST": "127.0.0.1", "MODELFLEET_HTTP_PORT": str(self.http),
             "MODELFLEET_ENVOY_PORT": str(self.port), "MODELFLEET_NAMESPACES": self.namespace, "MODELFLEET_KUBECONFIG": str(self.server.kubeconfig),
             "MODELFLEET_DRAIN_SECONDS": "0", "MODELFLEET_ENDPOINTS_ALLOW": self.allow,
+            "MODELFLEET_DECIDE_TIMEOUT_MS": "20000",  # what a busy machine makes of 50 ms is the question of no test here
         }  # fmt: skip
         with Path(self.run_dir, "router.log").open("ab") as log:
             self.router = subprocess.Popen([sys.executable, "-m", "modelfleet", "router"], env=environment, stdout=log, stderr=log)
@@ -137,7 +140,7 @@ def the_objects(namespace: str, pods_port: int, endpoint_port: int) -> list[dict
         ours("ModelPool", "boss", {"model": {"name": "boss-model", "source": "hf://o/r"}, "flavors": [{"name": "far", "endpoint": endpoint}]}),
         ours("RoutingPolicy", "assistant", {
             "entrypoints": [{"name": "auto"}], "candidates": candidates, "default": {"chain": ["boss", "small"]}, "rules": [short],
-            "fallback": {"firstByteTimeout": "1s"},
+            "fallback": {"firstByteTimeout": FIRST_BYTE},
         }),
         {
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "small-cpu-x", "namespace": namespace, "labels": labels},
@@ -188,6 +191,10 @@ async def a_gateway(server: ApiServer) -> AsyncIterator[Gateway]:
             subprocess.run(["ip", "address", "del", f"{ADDRESS}/32", "dev", "lo"], capture_output=True, check=False)
 
 
+def missing(policy: dict[str, Any]) -> list[list[str]]:
+    return [entry["missing"] for entry in policy.get("status", {}).get("gateways", ())]
+
+
 def _accepts(port: int) -> bool:
     import socket
 
@@ -202,6 +209,9 @@ async def test_a_request_goes_where_it_was_decided_and_its_tokens_are_counted_as
     assert (sent["model"], sent["metadata"]) == ("small-model", {"model": "auto"})
     asked = len(gateway.pods.requests)
 
+    # before the router had its plan, Envoy may have served from the static chain, which begins with the boss
+    early = [r for r in gateway.endpoint.requests if r.method == "POST"]
+    assert not any(r.json.get("stream") for r in early)
     far = await gateway.chat(tools=TOOLS)
     assert far.headers["x-modelfleet-served"] == f"{gateway.namespace}/boss/far"
     assert far.headers["x-modelfleet-decision"].endswith("rule=-;chain=boss,small;why=DefaultChain")
@@ -210,11 +220,11 @@ async def test_a_request_goes_where_it_was_decided_and_its_tokens_are_counted_as
     assert (streamed.status, streamed.body.count(b"data: ")) == (200, 7)
 
     pool = f"{gateway.namespace}/boss"
-    await gateway.sees("usage_tokens_total", "input", "far", pool, "reported", value=13 + 21)
-    await gateway.sees("usage_tokens_total", "output", "far", pool, "reported", value=4 + 5)
-    await gateway.sees("usage_micro_usd_total", "far", pool, value=1.5 * 34 + 6 * 9)
+    await gateway.sees("usage_tokens_total", "input", "far", pool, "reported", value=13 * (1 + len(early)) + 21)
+    await gateway.sees("usage_tokens_total", "output", "far", pool, "reported", value=4 * (1 + len(early)) + 5)
+    await gateway.sees("usage_micro_usd_total", "far", pool, value=1.5 * (34 + 13 * len(early)) + 6 * (9 + 4 * len(early)))
     await gateway.sees("usage_tokens_total", "output", "cpu", f"{gateway.namespace}/small", "reported", value=7 * asked)
-    await gateway.sees("requests_total", "200", "far", f"{gateway.namespace}/assistant", pool, "", value=2)
+    await gateway.sees("requests_total", "200", "far", f"{gateway.namespace}/assistant", pool, "", value=2 + len(early))
     await gateway.sees("endpoint_up", "far", pool, "", value=1)
     assert KEY not in gateway.logs()
 
@@ -260,14 +270,14 @@ async def test_explain_tells_what_happened_and_status_tells_what_runs_and_an_idl
 
 async def test_the_first_byte_limit_moves_a_stream_on_and_leaves_a_slow_whole_answer_alone(gateway: Gateway) -> None:
     await gateway.answers("RuleMatched")
-    gateway.pods.reply = lambda request: replace(stream(words=3) if request.json.get("stream") else completion(), after=2.0)
+    gateway.pods.reply = lambda request: replace(stream(words=3) if request.json.get("stream") else completion(), after=8.0)
     whole = await gateway.chat()
     assert (whole.headers["x-modelfleet-served"], whole.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/small/cpu", "1")
     streamed = await gateway.chat(stream=True)
     assert (streamed.headers["x-modelfleet-served"], streamed.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/boss/far", "2")
 
     gateway.end_router(signal.SIGKILL)
-    answers, gateway.endpoint.reply = gateway.endpoint.reply, lambda request: replace(answers(request), after=2.0)
+    answers, gateway.endpoint.reply = gateway.endpoint.reply, lambda request: replace(answers(request), after=8.0)
     lost = await gateway.chat()
     assert lost.headers["x-modelfleet-decision"].endswith("why=DeciderLost")
     assert (lost.headers["x-modelfleet-served"], lost.headers["x-modelfleet-attempts"]) == (f"{gateway.namespace}/boss/far", "1")
@@ -310,14 +320,18 @@ async def test_a_refused_key_is_told_and_the_next_candidate_serves_until_the_key
     await gateway.sees("endpoint_up", "far", pool, "", value=1)
     gateway.apply_key("sk-wrong-77aa")
     await gateway.sees("endpoint_up", "far", pool, "KeyRefused", value=0)
-    other = await gateway.chat(tools=TOOLS)
+    for _ in range(900):  # the probe may know of the key before Envoy has it
+        other = await gateway.chat(tools=TOOLS)
+        if other.headers.get("x-modelfleet-served") != f"{pool}/far":
+            break
+        await asyncio.sleep(0.1)
     assert (other.status, other.headers["x-modelfleet-served"], other.headers["x-modelfleet-attempts"]) == (200, f"{gateway.namespace}/small/cpu", "2")
     gateway.apply_key(KEY)
     await gateway.sees("endpoint_up", "far", pool, "", value=1)
     await gateway.served(f"{pool}/far")
 
     gateway.server.kubectl("delete", "secret", "remote-key", "-n", gateway.namespace, check=True)
-    await until(lambda: gateway.policy()["status"]["gateways"][0]["missing"] == ["secret/remote-key"], "the missing Secret in status")
+    await until(lambda: missing(gateway.policy()) == [["secret/remote-key"]], "the missing Secret in status")
     await gateway.sees("endpoint_up", "far", pool, "SecretMissing", value=0)
     await gateway.served(f"{gateway.namespace}/small/cpu")
     assert not any(key in gateway.logs() for key in (KEY, "sk-wrong-77aa"))

@@ -21,7 +21,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 async def test_a_body_is_decided_whole_up_to_one_mebibyte_and_by_its_head_beyond(upstream: Upstream) -> None:
-    bench, decider = await a_bench(decide_timeout=1.0), Decider()
+    bench, decider = await a_bench(), Decider()
     server = grpc.aio.server()
     decider.add_to(server)
     server.add_insecure_port(f"unix:{bench.settings.run_dir}/authz.sock")

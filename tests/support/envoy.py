@@ -455,8 +455,10 @@ def _listens(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def a_bench(*, grace: float = 30.0, start: bool = True, **settings: Any) -> Bench:
+async def a_bench(*, grace: float = 30.0, start: bool = True, decide_timeout: float = 20.0, **settings: Any) -> Bench:
+    """``decide_timeout`` in seconds: long by default, since what a busy machine makes of 50 ms is the question of no test here."""
     run_dir = short_dir()
+    settings["decide_timeout"] = decide_timeout
     made = GatewaySettings(run_dir=run_dir, address="127.0.0.1", port=free_port(), sink_port=free_port(), **settings)
     bench = Bench(made, AdsServer(made, grace=grace), Envoy(run_dir), AccessLogs())
     await bench.ads.start(f"{run_dir}/ads.sock", bench.logs.register)
