@@ -67,7 +67,7 @@ async def test_an_operator_waits_and_then_does_what_was_wanted_meanwhile(server,
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seconds", AWAY)
 async def test_operators_that_lose_their_lease_end_and_the_next_ones_wait(server, client, tmp_path, seconds):
-    """With the Lease of two seconds the leader ends, as it must; who comes next neither ends nor leads while nobody answers."""
+    """With a Lease shorter than the silence the leader ends, as it must; who comes next neither ends nor leads while nobody answers."""
     wanted = await undisturbed(server, client, tmp_path)
     scene = await Scene.empty(client)
     async with TcpProxy(server.url) as way, living(Through(way.url, server.token, server.ca_file), scene, tmp_path, count=2, **PACE) as lives:

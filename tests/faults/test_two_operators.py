@@ -7,7 +7,7 @@ import signal
 from datetime import datetime
 
 import pytest
-from tests.faults.lives import LEASE_OF_TWO_SECONDS, held_write, living
+from tests.faults.lives import SHORT_LEASE, held_write, living
 from tests.faults.scene import Pool, Scene, Wish
 from tests.operator.running import eventually
 
@@ -17,7 +17,7 @@ FIRST = Wish(pools={"a": Pool(("fast",), 1), "b": Pool(("slow",), 1)}, policies=
 # one write and no more: who falls asleep between the look at its Lease and the first byte sends it when it wakes, and nothing can keep it from that
 SECOND = Wish(pools={"a": Pool(("fast",), 3), "b": Pool(("slow",), 1)}, policies=frozenset({"a"}))
 THIRD = Wish(pools={"a": Pool(("fast",), 2), "c": Pool(("slow",), 1)}, policies=frozenset({"a"}))
-DEADLINE = float(LEASE_OF_TWO_SECONDS["LEASE_DEADLINE"])
+DEADLINE = float(SHORT_LEASE["LEASE_DEADLINE"])
 
 
 async def undisturbed(server, client, folder):

@@ -15,15 +15,18 @@ from uuid import uuid4
 
 import httpx
 import orjson
-from tests.support.proxy import Seen
+from tests.support.proxy import ApiProxy, Seen
 
 from modelfleet.core.render.labels import ACCELERATOR_CLASS
 from modelfleet.kube.client import Client
 from modelfleet.kube.resources import ACCELERATOR_CLASSES, DEPLOYMENTS, LEASES, MODEL_POOLS, NAMESPACES, NODES, PODS, ROUTING_POLICIES, SERVICES
 
 LEASE = "modelfleet-operator"
-QUICK = {"LEASE_DURATION": "3", "LEASE_DEADLINE": "2", "LEASE_RENEW": "0.5"}
-PATIENT = {"LEASE_DURATION": "120", "LEASE_DEADLINE": "100", "LEASE_RENEW": "5"}
+QUICK = {"LEASE_DURATION": "6", "LEASE_DEADLINE": "5", "LEASE_RENEW": "0.5"}
+"""A Lease to lose: longer than a busy machine stands still."""
+HELD = {"LEASE_DURATION": "120", "LEASE_DEADLINE": "100", "LEASE_RENEW": "0.5"}
+"""A Lease that no stall takes away; who wants the next operator to lead at once deletes it."""
+PATIENT = HELD | {"LEASE_RENEW": "5"}
 GPU = "example.com/gpu"
 
 
@@ -50,7 +53,7 @@ class OperatorProcess:
         self.log = folder / f"operator-{uuid4().hex[:6]}.log"
         self.port = _free_port()
         kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith(("MODELFLEET_", "KUBE"))}
-        told = {"NAMESPACE": namespace, "PORT": str(self.port), "LOG_LEVEL": "debug", "SCRAPE_INTERVAL": "0.2", **QUICK, **settings}
+        told = {"NAMESPACE": namespace, "PORT": str(self.port), "LOG_LEVEL": "debug", "SCRAPE_INTERVAL": "0.2", **HELD, **settings}
         environment = {**kept, "POD_NAME": self.log.stem, **{f"MODELFLEET_{k}": v for k, v in told.items()}}
         command = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "modelfleet", "operator", "--kubeconfig", str(kubeconfig)]
         with self.log.open("wb") as out:
@@ -202,6 +205,17 @@ async def make_fleet(client: Client) -> Fleet:
     fleet = Fleet(client, name)
     await fleet.clear()
     return fleet
+
+
+async def resting(operator: OperatorProcess, proxy: ApiProxy) -> bool:
+    """Whether four cycles passed without a write; for an operator with a short resync."""
+    before, cycles = len([w for w in proxy.written() if is_work(w)]), await operator.metric("modelfleet_operator_cycles_total")
+
+    async def went_on() -> bool:
+        return await operator.metric("modelfleet_operator_cycles_total") >= cycles + 4
+
+    await eventually(went_on, operator.story)
+    return len([w for w in proxy.written() if is_work(w)]) == before
 
 
 def is_lease(seen: Seen) -> bool:

@@ -58,7 +58,7 @@ async def test_no_ghost_outlives_one_list(fleet, server, start, tmp_path):
 async def test_a_stream_that_stays_open_and_says_nothing_fails_the_probe(fleet, proxy, start, tmp_path):
     await fleet.a_fleet()
     muted = proxy.hold(lambda seen: seen.verb == "watch" and seen.path.endswith("/modelpools"))
-    operator = start(proxy.kubeconfig(tmp_path), PACE_GHOSTS="1")
+    operator = start(proxy.kubeconfig(tmp_path), PACE_GHOSTS="5")
     await operator.leads()
     await asyncio.wait_for(muted.arrived.wait(), 90)
     # planned once, so the mirror was complete: before that, what is not heard is waited for
@@ -79,7 +79,7 @@ async def test_a_stream_that_stays_open_and_says_nothing_fails_the_probe(fleet, 
 
 async def test_a_quiet_hour_is_healthy(fleet, proxy, start, tmp_path):
     await fleet.a_fleet()
-    operator = start(proxy.kubeconfig(tmp_path), PACE_GHOSTS="0.3", PACE_RESYNC="0.5")
+    operator = start(proxy.kubeconfig(tmp_path), PACE_GHOSTS="1", PACE_RESYNC="0.5")
     await operator.leads()
     await eventually(lambda: fleet.settled("small"), operator.story)
     lists = proxy.counts["get", "/apis/modelfleet.dev/v1alpha1/modelpools"]

@@ -15,7 +15,8 @@ from tests.support.proxy import TcpProxy
 from modelfleet.kube.resources import MODEL_POOLS
 
 DEADLINE = float(QUICK["LEASE_DEADLINE"])
-IN_FLIGHT = 1
+IN_FLIGHT = 2
+"""What one step of an act sends at once in this fleet: the statuses of the pool and of its class."""
 
 
 @contextlib.asynccontextmanager
@@ -38,7 +39,7 @@ async def restless(fleet: Fleet) -> AsyncIterator[None]:
 
 async def test_another_holder_writes_the_lease(fleet, server, start):
     await fleet.a_fleet()
-    operator = start(server.kubeconfig)
+    operator = start(server.kubeconfig, **QUICK)
     await operator.leads()
     async with restless(fleet):
         await eventually(lambda: fleet.settled("small"), operator.story)
@@ -60,7 +61,7 @@ async def test_another_holder_writes_the_lease(fleet, server, start):
 async def test_the_api_server_is_unreachable(fleet, server, start, tmp_path):
     await fleet.a_fleet()
     async with TcpProxy(server.url) as proxy:
-        operator = start(proxy.kubeconfig(tmp_path, server))
+        operator = start(proxy.kubeconfig(tmp_path, server), **QUICK)
         await operator.leads()
         async with restless(fleet):
             await eventually(lambda: fleet.settled("small"), operator.story)
@@ -76,14 +77,14 @@ async def test_the_api_server_is_unreachable(fleet, server, start, tmp_path):
 
 async def test_a_paused_process_that_wakes_up_writes_nothing(fleet, server, proxy, start, tmp_path):
     await fleet.a_fleet()
-    old = start(proxy.kubeconfig(tmp_path))
+    old = start(proxy.kubeconfig(tmp_path), **QUICK)
     await old.leads()
-    new = start(server.kubeconfig)
+    new = start(server.kubeconfig, **QUICK)
     async with restless(fleet):
         await eventually(lambda: fleet.settled("small"), old.story)
         await eventually(lambda: len([w for w in proxy.written() if is_work(w)]) > 5, old.story)
         old.signal(signal.SIGSTOP)
-        await asyncio.sleep(0.2)  # what had left the process has arrived
+        await eventually(lambda: _silent(proxy), "what had left the process has arrived")
         before = len(proxy.written())
         await new.leads()
         old.signal(signal.SIGCONT)
@@ -110,6 +111,12 @@ async def test_a_follower_is_ready_and_writes_nothing(fleet, server, proxy, star
         assert await leader.ends() == 0
         await follower.leads()
         await eventually(lambda: any(is_work(w) for w in proxy.written()), follower.story)
+
+
+async def _silent(proxy) -> bool:
+    before = len(proxy.written())
+    await asyncio.sleep(1)
+    return len(proxy.written()) == before
 
 
 async def _polled(proxy, times: int) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import yaml
-from tests.operator.running import GPU, eventually, is_work, told
+from tests.operator.running import GPU, eventually, is_work, resting, told
 from tests.policies.judges import ArgoCD, kstatus
 from tests.support.apiserver import CHECKOUT
 
@@ -60,7 +60,7 @@ async def test_two_controllers_apply_the_same_again_and_again(fleet, server, pro
     well = ("Current", "Healthy")
     settled = {"ModelPool/small": well, "ModelPool/boss": well, "AcceleratorClass/gpu": well, "RoutingPolicy/assistant": ("InProgress", "Progressing")}
     await eventually(lambda: settled.items() <= health().items(), lambda: f"{health()}\n{operator.story()}")
-    await eventually(lambda: _rests(proxy), operator.story)
+    await eventually(lambda: resting(operator, proxy), operator.story)
 
     proxy.reset()
     cycles = await operator.metric("modelfleet_operator_cycles_total")
@@ -82,9 +82,3 @@ async def a_pod_that_serves(fleet: Any, pool: str = "small") -> None:
     await fleet.client.create(PODS, fleet.namespace, {"metadata": {"name": f"{pool}-0", "labels": labels}, "spec": spec})
     status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     await fleet.client.merge_patch(PODS, fleet.namespace, f"{pool}-0", {"status": status}, subresource="status")
-
-
-async def _rests(proxy: Any) -> bool:
-    before = len([w for w in proxy.written() if is_work(w)])
-    await asyncio.sleep(2)
-    return len([w for w in proxy.written() if is_work(w)]) == before

@@ -10,12 +10,10 @@ from tests.operator.running import LEASE, PATIENT, eventually, is_lease, is_work
 
 from modelfleet.kube.resources import LEASES
 
-GRACE = 30.0
-
 
 async def stopped_well(fleet, proxy, operator) -> None:
-    """It exited 0 inside the grace period; the last write of all released the Lease."""
-    assert await operator.ends(GRACE) == 0, operator.story()
+    """It exited 0; the last write of all released the Lease."""
+    assert await operator.ends() == 0, operator.story()
     assert await fleet.holder() in ("", None), operator.story()
     written = proxy.written()
     if written:
@@ -27,7 +25,7 @@ async def stopped_well(fleet, proxy, operator) -> None:
 async def test_during_a_long_act(fleet, proxy, start, tmp_path):
     await fleet.a_fleet("small", "boss")
     held = proxy.hold(lambda seen: is_work(seen) and "/deployments/" in seen.path)
-    operator = start(proxy.kubeconfig(tmp_path), **PATIENT)
+    operator = start(proxy.kubeconfig(tmp_path), PACE_FINISH="90", **PATIENT)
     await asyncio.wait_for(held.arrived.wait(), 90)
     operator.signal(signal.SIGTERM)
     await asyncio.sleep(1.0)
@@ -100,7 +98,7 @@ async def test_while_following(fleet, proxy, start, tmp_path):
 
     await eventually(ready, operator.story)
     operator.signal(signal.SIGTERM)
-    assert await operator.ends(GRACE) == 0, operator.story()
+    assert await operator.ends() == 0, operator.story()
     assert proxy.written() == []
     assert await fleet.holder() == "somebody-else"
 
