@@ -67,7 +67,8 @@ class Bench:
         self.planned: list[Plan | Exception] = []
         self.meters = Meters({("apply", "Deployment"): 3})
         self.loop = Loop(
-            self.mirror, self.changes, self.actor, self.plan, Telemetry, defaults=Defaults(), clocks=Clocks(lambda: NOW, lambda: self.seconds), meters=self.meters,
+            self.mirror, self.changes, self.actor, self.plan, Telemetry, defaults=Defaults(),
+            clocks=Clocks(lambda: NOW, lambda: self.seconds), meters=self.meters,
             **options,
         )  # fmt: skip
 

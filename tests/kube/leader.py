@@ -19,7 +19,7 @@ MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 
 async def main(kubeconfig: str, namespace: str, identity: str) -> None:
     client = await Client.connect(identity, kubeconfig)
-    lease = Lease(client, namespace, "leader", identity, duration=4.0, deadline=3.0, renew=1.0)
+    lease = Lease(client, namespace, "leader", identity, duration=8.0, deadline=6.0, renew=1.0)
     client.before_write = lease.check
     await lease.acquire()
     print("leading", flush=True)

@@ -75,7 +75,7 @@ async def test_an_accepted_watch_is_a_sign_of_life(client: Client, namespace: st
     ticks = itertools.count(1)
     async with running(client, namespace, watch_seconds=60, clock=lambda: next(ticks)) as (informer, _):
         # the list was the first sign, the open watch is the second
-        await eventually(lambda: informer.last_heard == 2, "the open watch is heard")
+        await eventually(lambda: informer.last_heard >= 2, "the open watch is heard")
         assert (informer.lists, informer.watches) == (1, 1)
 
 

@@ -60,7 +60,7 @@ async def test_synced_only_after_every_list_and_every_kind(client: Client, names
 async def test_the_first_sweep_waits_for_what_is_on_its_way(client: Client, namespace: str) -> None:
     await client.create(MODEL_POOLS, namespace, pool(namespace))
     mirror = Mirror(Changes())
-    sweep = asyncio.create_task((ghosts := Ghosts(client, mirror)).sweep())
+    sweep = asyncio.create_task((ghosts := Ghosts(client, mirror, catch_up=60.0)).sweep())
     await asyncio.sleep(0.1)
     await deliver_all(client, mirror)
     await asyncio.wait_for(sweep, 90)
