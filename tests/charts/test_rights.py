@@ -26,7 +26,7 @@ from modelfleet.core.render.labels import MANAGER_ROUTER_PREFIX, MANAGER_STATUS
 
 NAMESPACE = "modelfleet-system"
 L4 = {"kubernetes.io/arch": "amd64", "nvidia.com/gpu.product": "NVIDIA-L4"}
-PATIENCE = 120.0
+PATIENCE = 180.0
 
 
 def install(server: ApiServer) -> None:
@@ -77,6 +77,12 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.3)
 
 
+def wait_for_rights(server: ApiServer, account: str) -> None:
+    """The authorizer follows a watch: what was installed a moment ago may not be known to it yet."""
+    ask = ("auth", "can-i", "list", "modelpools.modelfleet.dev", "--all-namespaces", f"--as=system:serviceaccount:{NAMESPACE}:{account}")
+    until(lambda: server.kubectl(*ask).returncode == 0, f"the authorizer to hear of {account}")
+
+
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="mf-"))  # short: a socket's path has 107 characters
@@ -95,6 +101,7 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
 
     def start(command: str, account: str, **settings: str) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
+        wait_for_rights(server, account)
         environment |= {"POD_NAME": f"{account}-0", "POD_NAMESPACE": NAMESPACE, "MODELFLEET_KUBECONFIG": str(kubeconfig_for(server, account)), **settings}
         with (server.folder / f"{command}.log").open("w") as log:
             return subprocess.Popen([sys.executable, "-m", "modelfleet", command], env=environment, stdout=log, stderr=log)
@@ -110,8 +117,9 @@ def test_the_granted_rights_suffice(make_apiserver: Callable[..., ApiServer], ru
         "MODELFLEET_GATEWAY_URL": f"http://127.0.0.1:{ports['MODELFLEET_ENVOY_PORT']}", "MODELFLEET_JOURNAL": str(run_dir / "journal.sqlite"),
         "MODELFLEET_TEAMS_PORT": str(free_port()), "MODELFLEET_DRAIN_SECONDS": "1",
     }  # fmt: skip
+    lease = {"MODELFLEET_LEASE_DURATION": "120", "MODELFLEET_LEASE_DEADLINE": "100"}  # no stall of the machine takes it away
     processes = [
-        start("operator", "modelfleet-operator", MODELFLEET_PORT=str(free_port())),
+        start("operator", "modelfleet-operator", MODELFLEET_PORT=str(free_port()), **lease),
         start("router", "modelfleet-gateway", MODELFLEET_RUN_DIR=str(run_dir), MODELFLEET_DRAIN_SECONDS="1", **ports, **keys),
         start("teams", "modelfleet-teams", **team, **keys),
         subprocess.Popen(proxy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),

@@ -167,7 +167,15 @@ async def test_a_router_restart_drops_nothing(bench: Bench, upstream: Upstream) 
     assert {(a.status, a.complete) for a in [*answers, *whole]} == {(200, True)}
 
 
-async def test_a_cluster_goes_only_after_its_routes_and_a_while(bench: Bench, upstream: Upstream) -> None:
+@pytest.fixture
+async def slow_to_forget() -> AsyncIterator[Bench]:
+    made = await a_bench(grace=8.0)
+    yield made
+    await made.close()
+
+
+async def test_a_cluster_goes_only_after_its_routes_and_a_while(slow_to_forget: Bench, upstream: Upstream) -> None:
+    bench = slow_to_forget
     world = a_world(upstream, (a_policy("q", "other", entrypoints=["other"]), a_pool("other")))
     await bench.serve(world)
     await bench.serve(a_world(upstream))
@@ -235,12 +243,12 @@ async def test_two_hundred_policies_are_pushed_at_once(bench: Bench, upstream: U
 
 
 async def test_a_router_that_starts_anew_keeps_the_clusters_that_envoys_routes_still_name(upstream: Upstream) -> None:
-    bench = await a_bench(grace=0.3)
+    bench = await a_bench(grace=3.0)
     far, near = a_pool("far", remote("far", f"http://127.0.0.1:{upstream.port}")), a_pool("near", remote("near", f"http://127.0.0.1:{upstream.port}"))
     try:
         await bench.serve(RoutingWorld(pools=(far,), policies=(a_policy("p", "far"),)))
         await bench.ads.stop()
-        bench.ads = AdsServer(bench.settings, grace=0.3)
+        bench.ads = AdsServer(bench.settings, grace=3.0)
         await bench.ads.start(f"{bench.settings.run_dir}/ads.sock", bench.logs.register)
         await bench.ads.publish(compile_routes(RoutingWorld(pools=(near,), policies=(a_policy("p", "near"),))), {})
         assert {"remote/shop/far/far", "remote/shop/near/near"} <= set(bench.ads._snapshot.resources[CDS])

@@ -42,16 +42,16 @@ RETRIED = frozenset({"Timeout", "RateLimited", "ServerError", "InvalidOutput"})
 def roles(*, schema: bool = True, **changes: Any) -> dict[str, RolePlan]:
     """A reader on the small pool and a boss on the policy. ``changes`` hold for both."""
     reader = RolePlan(
-        "reader", Target("pool", "legal/small"), "Find what matters.", 60, 20.0, 64, max_retries=2, backoff=0.005, retry_on=RETRIED,
+        "reader", Target("pool", "legal/small"), "Find what matters.", 60, 90.0, 64, max_retries=2, backoff=0.005, retry_on=RETRIED,
         schema=json.dumps(FINDING, sort_keys=True, separators=(",", ":")) if schema else None,
     )  # fmt: skip
-    boss = RolePlan("boss", Target("policy", "legal/frontier"), "Answer.", 40, 20.0, 8, max_retries=2, backoff=0.005, retry_on=RETRIED)
+    boss = RolePlan("boss", Target("policy", "legal/frontier"), "Answer.", 40, 90.0, 8, max_retries=2, backoff=0.005, retry_on=RETRIED)
     return {"reader": replace(reader, **changes), "boss": replace(boss, **changes)}
 
 
 def budget(**changes: Any) -> BudgetPlan:
-    """One dollar and a minute, with an honest end."""
-    return replace(BudgetPlan(cost_micro_usd=1_000_000, tokens=None, model_calls=5000, wall_clock=60.0, finalize=True), **changes)
+    """One dollar and ten minutes, with an honest end."""
+    return replace(BudgetPlan(cost_micro_usd=1_000_000, tokens=None, model_calls=5000, wall_clock=600.0, finalize=True), **changes)
 
 
 def map_reduce_team(

@@ -149,7 +149,7 @@ async def test_a_server_that_asks_for_patience_gets_it_or_is_given_up(tmp_path):
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize(("wall_clock", "asked", "by"), [(0.3, None, "WallClock"), (30.0, 0.3, "ClientDeadline")])
+@pytest.mark.parametrize(("wall_clock", "asked", "by"), [(0.3, None, "WallClock"), (300.0, 0.3, "ClientDeadline")])
 async def test_the_deadline_ends_everything_and_frees_all_money(tmp_path, wall_clock, asked, by):
     metrics = TeamMetrics()
     team = map_reduce_team(of=roles(timeout=0.3), wall_clock=wall_clock)
@@ -331,8 +331,8 @@ async def test_a_run_that_is_let_go_is_taken_up_by_the_next_process(tmp_path, fu
             run = await engine.submit(request(team, document(10)))
             await journal.remember_key("key", "ada", "digest", run.id, 0.0)
             await until(lambda: len(server.seen) == 10 and sum(seen.ended == "answered" for seen in server.seen) == 8)
-            await asyncio.sleep(0.2)
-            written = len(await journal.events(run.id))
+            while (written := len(await journal.events(run.id))) < 8:
+                await asyncio.sleep(0.01)
             await engine.drain(0)
             assert (await run.result()).outcome.stop_reason == "RuntimeLost"
         metrics = TeamMetrics()

@@ -19,12 +19,14 @@ from modelfleet.teamserver.records import result_bytes
 # --- lost clients ---
 
 
-async def lose(url: str, stream: bool, headers: dict[str, str] | None = None) -> None:
-    """Ask, and hang up before there is an answer."""
+async def lose(url: str, started: asyncio.Queue[ScriptedRun], stream: bool, headers: dict[str, str] | None = None) -> ScriptedRun:
+    """Ask, and hang up once the run has begun and before there is an answer; the run."""
     async with httpx.AsyncClient(base_url=url) as client:
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=ASK | {"stream": stream}, headers=headers, timeout=90))
+        run = await started.get()
         await asyncio.sleep(0.1)
         asking.cancel()
+    return run
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -33,8 +35,7 @@ async def test_the_run_of_a_lost_client_is_cancelled_after_the_grace(door: Open,
     started: asyncio.Queue[ScriptedRun] = asyncio.Queue()
     opened = door(started.put, silence=silence, grace=0.05)
     async with serving(opened.app) as url:
-        await lose(url, stream)
-        run = await started.get()
+        run = await lose(url, started, stream)
         assert await asyncio.wait_for(run.cancelled, 90) == "ClientGone"
 
 
@@ -68,8 +69,7 @@ async def test_a_lost_client_that_sent_a_key_finds_its_run_again(door: Open, str
     started: asyncio.Queue[ScriptedRun] = asyncio.Queue()
     opened = door(started.put, silence=0.02, grace=0.0)
     async with serving(opened.app) as url:
-        await lose(url, stream, {"idempotency-key": "k"})
-        run = await started.get()
+        run = await lose(url, started, stream, {"idempotency-key": "k"})
         await asyncio.sleep(0.2)
         assert not run.cancelled.done()
         run.end("Succeeded", "Completed", "because")

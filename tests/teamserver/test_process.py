@@ -279,7 +279,7 @@ async def test_from_apply_to_answer_through_an_edit_and_without_an_api_server_to
             break
         await asyncio.sleep(0.05)
     assert running.status_code == 200
-    model.script = Script(completion=(40, 40), pause=0.5)
+    model.script = Script(completion=(40, 40), pause=1.0)
     cut = asyncio.create_task(runtime.ask("legal/brief"))
     await eventually(lambda: len(model.seen) == 5)
     server.kubectl("delete", "agentteam", "brief", "-n", "legal", check=True)
@@ -296,12 +296,14 @@ async def test_from_apply_to_answer_through_an_edit_and_without_an_api_server_to
     assert 'modelfleet_team_runs_total{state="Succeeded",stop_reason="Completed",team="legal/review"} 4.0' in metrics
 
     # SIGTERM: what runs ends, nothing new begins
+    model.script = Script(completion=(40, 40), pause=1.0)
     running = asyncio.create_task(runtime.ask())
     await eventually(lambda: len(model.seen) == 7)
     runtime.child.send_signal(signal.SIGTERM)
     await runtime.until("/readyz", 503)
     late = await runtime.ask()
     assert (late.status_code, late.headers["retry-after"]) == (503, "5")
+    model.script = Script(completion=(40, 40), pause=0.03)
     assert (await running).json()["modelfleet"]["state"] == "Succeeded"
     assert await asyncio.to_thread(runtime.child.wait, 120) == 0
 
@@ -310,7 +312,7 @@ async def test_from_apply_to_answer_through_an_edit_and_without_an_api_server_to
 async def test_a_process_that_ends_leaves_its_runs_to_the_next_one(process: tuple[Process, ApiServer, ScriptedModel], how: signal.Signals) -> None:
     runtime, _, model = process
     await runtime.restart(MODELFLEET_DRAIN_SECONDS="0")
-    model.script = Script(completion=(40, 40), pause=0.1)
+    model.script = Script(completion=(40, 40), pause=1.0)
     asking = asyncio.create_task(runtime.client.post(
         "/v1/chat/completions", json={"model": "review", "messages": [{"role": "user", "content": "why?"}]}, headers={"idempotency-key": "k"}
     ))  # fmt: skip
@@ -324,6 +326,7 @@ async def test_a_process_that_ends_leaves_its_runs_to_the_next_one(process: tupl
         with pytest.raises(httpx.TransportError):
             await asking
     assert await asyncio.to_thread(runtime.child.wait, 120) == (0 if how == signal.SIGTERM else -how)
+    model.script = Script(completion=(40, 40), pause=0.01)
     runtime.start()
     await runtime.until("/readyz", 200)
     again = await runtime.client.post(
