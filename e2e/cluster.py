@@ -43,7 +43,7 @@ class Cluster:
         lab = Lab.current()
         return cls(str(lab.binary("kubectl")), str(lab.binary("helm")), str(lab.kubeconfig), lab)
 
-    def run(self, *argv: str, stdin: str | None = None, check: bool = True, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, stdin: str | None = None, check: bool = True, timeout: float = 420) -> subprocess.CompletedProcess[str]:
         """Run a command with this cluster's KUBECONFIG; raises ClusterError with its last words."""
         env = dict(os.environ)
         if self.kubeconfig:
@@ -58,11 +58,11 @@ class Cluster:
             raise ClusterError(f"`{' '.join(argv)}` failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
         return done
 
-    def kubectl(self, *argv: str, stdin: str | None = None, check: bool = True, timeout: float = 180) -> str:
+    def kubectl(self, *argv: str, stdin: str | None = None, check: bool = True, timeout: float = 420) -> str:
         """stdout of kubectl."""
         return self.run(self.kubectl_bin, *argv, stdin=stdin, check=check, timeout=timeout).stdout
 
-    def helm(self, *argv: str, timeout: float = 300) -> str:
+    def helm(self, *argv: str, timeout: float = 600) -> str:
         """stdout of helm."""
         return self.run(self.helm_bin, *argv, timeout=timeout).stdout
 
@@ -111,12 +111,18 @@ def _answers(url: str) -> bool:
 
 
 def wait_until(condition: Any, timeout: float, what: str, every: float = 0.5, explain: Any = None) -> Any:
-    """Poll until ``condition()`` is truthy and return its value; raises ClusterError saying what was waited for and what is there instead."""
+    """Poll until ``condition()`` is truthy and return its value; raises ClusterError saying what was waited for and what is there instead.
+
+    A command that fails meanwhile (a ClusterError) is tried again like one that finds nothing.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        value = condition()
-        if value:
-            return value
+        try:
+            if value := condition():
+                return value
+        except ClusterError:
+            if time.monotonic() > deadline:
+                raise
         if time.monotonic() > deadline:
             seen = f"; seen instead: {explain()}" if explain else ""
             raise ClusterError(f"waited {timeout:.0f} s for {what}{seen}")

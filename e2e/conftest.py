@@ -18,6 +18,8 @@ def installed() -> Iterator[Fleet]:
     for verb in ("up", "build"):
         subprocess.run([sys.executable, "-m", "e2e.lab", verb], check=True)
     fleet = Fleet(Cluster.selected())
+    if fleet.cluster.lab is not None:
+        fleet.cluster.lab.restore()
     fleet.install()
     fleet.apply_example()
     fleet.wait_ready()

@@ -91,7 +91,7 @@ def ask_the_team(fleet: Fleet) -> TeamAnswer:
         return fleet.ask_team(text, TEAM_QUESTION)
 
 
-def await_figures(fleet: Fleet, patience: float = 60) -> None:
+def await_figures(fleet: Fleet, patience: float = 180) -> None:
     """Until each pool tells what its tokens cost, which takes the operator two scrapes; the screen shows a dash for one that does not."""
     with contextlib.suppress(ClusterError):
         wait_until(lambda: all(live_cost(fleet, name) for name in ("small", "boss")), patience, "live costs", every=2)

@@ -77,7 +77,7 @@ class Fleet:
             yaml.safe_dump(self.chart_values(), values)
             values.flush()
             self.cluster.helm(
-                "upgrade", "--install", "modelfleet", str(ROOT / "charts" / "modelfleet"), "-n", SYSTEM, "-f", values.name, "--wait", "--timeout", "180s"
+                "upgrade", "--install", "modelfleet", str(ROOT / "charts" / "modelfleet"), "-n", SYSTEM, "-f", values.name, "--wait", "--timeout", "400s"
             )
 
     def chart_values(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Fleet:
         """Apply the example fleet."""
         self.apply(*self.example())
 
-    def wait_ready(self, timeout: float = 240) -> None:
+    def wait_ready(self, timeout: float = 400) -> None:
         """Until every policy of the example is Ready and every pool serves from pods of its own."""
         wait_until(self.operator_leads, timeout, "the operator to lead", explain=lambda: self.cluster.kubectl("get", "pods,leases", "-n", SYSTEM, check=False))
         for condition, kind in (("WorkloadsReady", "modelpools"), ("Ready", "modelpools,routingpolicies,agentteams")):
@@ -150,7 +150,7 @@ class Fleet:
                 seen = self.cluster.kubectl("get", "mp,rp,at,pods", "-n", DEMO, check=False)
                 raise ClusterError(f"the example fleet is not {condition} after {timeout:.0f} s:\n{done.stderr}\n{seen}")
 
-    def settle(self, timeout: float = 240) -> None:
+    def settle(self, timeout: float = 400) -> None:
         """Until the fleet stands as the example wants it: every pool on its first flavor, nothing starting or leaving, the endpoint reachable."""
         wait_until(self._settled, timeout, "the example fleet to settle", explain=lambda: self.cluster.kubectl("get", "mp,pods", "-n", DEMO, check=False))
 
@@ -165,7 +165,7 @@ class Fleet:
     def renew_operator(self) -> None:
         """A new operator pod: the kubelet makes a container that was killed often wait for minutes before it starts again, a new pod's not at all."""
         self.cluster.kubectl("-n", SYSTEM, "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--wait=false")
-        self.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment/modelfleet-operator", "--timeout=90s")
+        self.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment/modelfleet-operator", "--timeout=300s")
 
     def _settled(self) -> bool:
         if not self.operator_leads():
@@ -223,7 +223,7 @@ class Fleet:
         return self._gateway
 
     def ask(
-        self, prompt: str, *, model: str = "auto", stream: bool = False, headers: dict[str, str] | None = None, timeout: float = 120, **options: Any
+        self, prompt: str, *, model: str = "auto", stream: bool = False, headers: dict[str, str] | None = None, timeout: float = 180, **options: Any
     ) -> Answer:
         """Ask through the gateway with the official OpenAI client, which is told not to retry: a failed request is seen."""
         client = OpenAI(base_url=f"{self.gateway}/v1", api_key="unused", max_retries=0, timeout=timeout)
@@ -246,7 +246,7 @@ class Fleet:
                 raise ClusterError("the stream ended without a finish_reason: it was cut")
             return self._answer("".join(text), served, raw.headers, usage)
 
-    def ask_team(self, document: str, question: str, *, team: str = f"{DEMO}/readers", timeout: float = 240, **options: Any) -> TeamAnswer:
+    def ask_team(self, document: str, question: str, *, team: str = f"{DEMO}/readers", timeout: float = 400, **options: Any) -> TeamAnswer:
         """Ask a team through the gateway with the official OpenAI client: the document first, the question last."""
         client = OpenAI(base_url=f"{self.gateway}/v1", api_key="unused", max_retries=0, timeout=timeout)
         messages: Any = [{"role": "user", "content": document}, {"role": "user", "content": question}]
@@ -293,7 +293,7 @@ class Fleet:
         """Samples of every gateway pod's router."""
         for pod in self.cluster.get("pods", namespace=SYSTEM, selector="app.kubernetes.io/component=gateway")["items"]:
             if pod["status"].get("podIP") and "deletionTimestamp" not in pod["metadata"] and self.cluster.lab is not None:
-                text = httpx.get(f"http://{pod['status']['podIP']}:8081/metrics", timeout=5).text
+                text = httpx.get(f"http://{pod['status']['podIP']}:8081/metrics", timeout=60).text
                 for family in text_string_to_metric_families(text):
                     yield from family.samples
 
@@ -307,9 +307,9 @@ class Fleet:
 
         def rests() -> bool:
             seen.append(self.counted(name, **labels))
-            return seen[-1] == seen[-2]
+            return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
 
-        wait_until(rests, 60, f"{name} to stand still", every=3.0)
+        wait_until(rests, 180, f"{name} to stand still", every=3.0)
         return seen[-1]
 
     def modelfleet(self, *argv: str) -> str:

@@ -25,7 +25,7 @@ class Outcome:
 
 
 @contextmanager
-def under_load(fleet: Fleet, prompt: str = "Count to five.", threads: int = 2, limit: int = 400, **options: Any) -> Iterator[Outcome]:
+def under_load(fleet: Fleet, prompt: str = "Count to five.", threads: int = 2, limit: int = 5000, **options: Any) -> Iterator[Outcome]:
     """Ask from ``threads`` threads (every second request streamed) for as long as the block runs, at most ``limit`` requests each."""
     seen, stop = Outcome(), threading.Event()
     fleet.gateway  # noqa: B018 resolved once, before threads start

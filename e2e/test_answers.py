@@ -40,7 +40,7 @@ def test_usage_in_our_metrics_is_what_the_server_reported(fleet: Fleet) -> None:
     answers: list[Answer] = [fleet.ask(f"Say {n}.", stream=n % 2 == 0) for n in range(6)]
     expected = before[0] + sum(a.input_tokens for a in answers), before[1] + sum(a.output_tokens for a in answers)
     wait_until(
-        lambda: (counted("input"), counted("output")) == expected, 20, f"metrics to reach {expected}", explain=lambda: (counted("input"), counted("output"))
+        lambda: (counted("input"), counted("output")) == expected, 180, f"metrics to reach {expected}", explain=lambda: (counted("input"), counted("output"))
     )
 
 

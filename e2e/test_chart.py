@@ -29,5 +29,5 @@ def test_upgrade_uninstall_and_install_again_keep_the_fleet(fleet: Fleet) -> Non
     fleet.install()
     fleet._gateway = None
     fleet.wait_ready()
-    wait_until(lambda: fleet.ask("Hello.", max_tokens=4).pool == f"{DEMO}/small", 60, "answers after the reinstall")
+    wait_until(lambda: fleet.ask("Hello.", max_tokens=4).pool == f"{DEMO}/small", 180, "answers after the reinstall")
     assert servers() == before

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.lab
 def a_pool(fleet: Fleet, name: str, *flavors: dict[str, Any]) -> dict[str, Any]:
     """A pool of the example's model on other flavors."""
     spec = fleet.pool("small")["spec"] | {"flavors": list(flavors), "model": {"name": name, "source": "image:///models/smollm2-135m-instruct.gguf"}}
-    spec["placement"] = {"policy": "Ordered", "pendingTimeout": "8s", "migrateBack": {"after": "5m"}}
+    spec["placement"] = {"policy": "Ordered", "pendingTimeout": "25s", "migrateBack": {"after": "5m"}}
     return {"apiVersion": "modelfleet.dev/v1alpha1", "kind": "ModelPool", "metadata": {"name": name, "namespace": DEMO}, "spec": spec}
 
 
@@ -32,7 +32,7 @@ def applied(fleet: Fleet, pool: dict[str, Any]) -> Iterator[str]:
     finally:
         fleet.cluster.kubectl("delete", "modelpool", name, "-n", DEMO, "--wait")
         selector = f"modelfleet.dev/pool={name}"
-        wait_until(lambda: not fleet.cluster.get("deployments,services,pods", namespace=DEMO, selector=selector)["items"], 90, f"the children of {name} to go")
+        wait_until(lambda: not fleet.cluster.get("deployments,services,pods", namespace=DEMO, selector=selector)["items"], 270, f"the children of {name} to go")
 
 
 def seen(fleet: Fleet, pool: str) -> str:
@@ -45,7 +45,7 @@ CPU = {"name": "cpu", "acceleratorClass": "cpu", "engine": {"resources": {"reque
 
 def test_a_full_class_is_skipped_at_once_and_the_reason_names_the_devices(fleet: Fleet) -> None:
     with applied(fleet, a_pool(fleet, "second", {"name": "h100", "acceleratorClass": "nvidia-h100-80gb", "devices": 1}, CPU)) as name:
-        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 150, "the cpu flavor to serve", explain=lambda: seen(fleet, name))
+        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 450, "the cpu flavor to serve", explain=lambda: seen(fleet, name))
         h100 = fleet.flavor(name, "h100")
         assert (h100["reason"], h100["desired"]) == ("NoFreeDevice", 0)
         assert "0 of 1 devices free" in h100["message"]
@@ -56,14 +56,14 @@ def test_a_full_class_is_skipped_at_once_and_the_reason_names_the_devices(fleet:
 def test_pods_that_do_not_schedule_give_way_after_the_pending_timeout(fleet: Fleet) -> None:
     hungry = {"resources": {"requests": {"cpu": "100m", "memory": "900Gi"}, "limits": {"memory": "900Gi"}}}
     with applied(fleet, a_pool(fleet, "hungry", {"name": "l4", "acceleratorClass": "nvidia-l4", "devices": 1, "engine": hungry}, CPU)) as name:
-        (pod,) = wait_until(lambda: fleet.pods(name, "l4"), 30, "a pod on the first flavor")
+        (pod,) = wait_until(lambda: fleet.pods(name, "l4"), 180, "a pod on the first flavor")
         assert pod["status"]["phase"] == "Pending"
-        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 150, "the cpu flavor to serve", explain=lambda: seen(fleet, name))
+        wait_until(lambda: fleet.flavor(name, "cpu").get("ready") == 1, 450, "the cpu flavor to serve", explain=lambda: seen(fleet, name))
         l4 = fleet.flavor(name, "l4")
         assert l4["reason"] == "PendingTimeout"
         assert "memory" in l4["message"]
         assert l4["retryAfter"]
-        wait_until(lambda: not fleet.pods(name, "l4"), 30, "the stuck pod to be given up")
+        wait_until(lambda: not fleet.pods(name, "l4"), 180, "the stuck pod to be given up")
 
 
 def test_a_rate_limited_endpoint_is_left_for_the_next_candidate(fleet: Fleet) -> None:

@@ -27,7 +27,7 @@ from e2e.lab.nodes import GPU_RESOURCE, NodeSpec, parse_nodes
 from e2e.lab.packages import ensure_packages
 from e2e.lab.paths import cache_dir, state_dir
 from e2e.lab.processes import Process
-from e2e.lab.provider import Provider
+from e2e.lab.provider import LIMIT_PER_MINUTE, Provider
 from e2e.lab.steps import LabError, done, step
 
 API_PORT = 16443
@@ -109,6 +109,13 @@ class Lab:
         amount = {resource: str(count)}
         patch = json.dumps({"status": {"capacity": amount, "allocatable": amount}})
         self.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", patch)
+
+    def restore(self) -> None:
+        """Devices and the provider's limit as they were when the lab came up: a test that was cut off may have left them otherwise."""
+        for spec in self.specs:
+            if spec.devices:
+                self.set_devices(spec.name, spec.devices)
+        self.provider.configure(limit=LIMIT_PER_MINUTE)
 
     def load(self, archive: Path) -> str:
         """Import an image archive into every node; returns its reference."""
