@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 if str(CHECKOUT) not in sys.path:
@@ -15,6 +16,11 @@ if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
 from tests.support.apiserver import ApiServer  # noqa: E402
+
+# the same examples every time, and no limit in time, which a busy machine breaks for no fault of ours; `--hypothesis-profile=search` looks for new ones
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", settings.get_profile("search"), derandomize=True)
+settings.load_profile("steady")
 
 REAL_FIXTURES = {"apiserver", "apiserver_with_crds", "make_apiserver", "server"}
 REAL_NAMES = ("Envoy", "ServerDoor", "a_bench", "ensure_binaries", "helm", "validate")

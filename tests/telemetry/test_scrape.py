@@ -54,15 +54,18 @@ class Router:
 PORT = 18081
 
 
-async def rounds(scraper: Scraper, number: int) -> None:
-    async with httpx.AsyncClient(timeout=0.3, trust_env=False) as client:
+PATIENT = 60.0
+
+
+async def rounds(scraper: Scraper, number: int, timeout: float = PATIENT) -> None:
+    async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
         for _ in range(number):
             await scraper.round(client)
 
 
-def scraper_of(*gateways: Gateway, news: list[str] | None = None) -> Scraper:
+def scraper_of(*gateways: Gateway, news: list[str] | None = None, timeout: float = PATIENT) -> Scraper:
     heard = news if news is not None else []
-    return Scraper(lambda: gateways, ScrapeSettings(interval=0.01, timeout=0.3, port=PORT), lambda: heard.append("news"))
+    return Scraper(lambda: gateways, ScrapeSettings(interval=0.01, timeout=timeout, port=PORT), lambda: heard.append("news"))
 
 
 async def test_two_gateways_are_added_up():
@@ -106,8 +109,9 @@ async def test_a_gateway_that_does_not_answer_properly_has_no_sample(fault):
             case "refused":
                 bad.server.close()
                 await bad.server.wait_closed()
-        scraper = scraper_of(good.gateway, bad.gateway)
-        await rounds(scraper, 2)
+        timeout = 0.3 if fault == "silent" else PATIENT
+        scraper = scraper_of(good.gateway, bad.gateway, timeout=timeout)
+        await rounds(scraper, 2, timeout)
         assert not scraper.telemetry().fresh
         assert good.beats == 2
 
