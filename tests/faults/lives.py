@@ -16,8 +16,10 @@ from tests.faults.scene import Objects, Scene, differences
 from tests.operator.running import OperatorProcess, eventually, is_lease, is_work
 from tests.support.proxy import ApiProxy, Hold, Seen
 
-SHORT_LEASE = {"LEASE_DURATION": "6", "LEASE_DEADLINE": "5.5", "LEASE_RENEW": "0.5"}
-"""Each death costs its length; shorter ones are lost to a machine that stands still."""
+LEASE_OF_TWO_SECONDS = {"LEASE_DURATION": "2", "LEASE_DEADLINE": "1.9", "LEASE_RENEW": "0.5"}
+"""Where each death costs its length. A machine that stands still may take it away: such tests must not count how often that happens."""
+STEADY_LEASE = {"LEASE_DURATION": "6", "LEASE_DEADLINE": "5.5", "LEASE_RENEW": "0.5"}
+"""Where the test says who leads when."""
 RESYNC = 0.3
 QUIET_CYCLES = 4
 SETTLE_SECONDS = 180.0
@@ -97,7 +99,7 @@ class Lives:
 
     def __init__(self, server: Server, scene: Scene, folder: Path, count: int, settings: dict[str, str]) -> None:
         self._server, self._scene, self._folder, self._count = server, scene, folder, count
-        self._settings = {**SHORT_LEASE, "PACE_RESYNC": str(RESYNC), "SCRAPE_INTERVAL": "30"} | settings
+        self._settings = {**LEASE_OF_TWO_SECONDS, "PACE_RESYNC": str(RESYNC), "SCRAPE_INTERVAL": "30"} | settings
         self.all: list[Life] = []
 
     async def start(self) -> Life:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.faults.lives import Through, living
+from tests.faults.lives import STEADY_LEASE, Through, living
 from tests.faults.scene import Pool, Scene, Wish
 from tests.kube.waiting import compact
 from tests.operator.running import PATIENT
@@ -70,7 +70,7 @@ async def test_operators_that_lose_their_lease_end_and_the_next_ones_wait(server
     """With a Lease shorter than the silence the leader ends, as it must; who comes next neither ends nor leads while nobody answers."""
     wanted = await undisturbed(server, client, tmp_path)
     scene = await Scene.empty(client)
-    async with TcpProxy(server.url) as way, living(Through(way.url, server.token, server.ca_file), scene, tmp_path, count=2, **PACE) as lives:
+    async with TcpProxy(server.url) as way, living(Through(way.url, server.token, server.ca_file), scene, tmp_path, count=2, **STEADY_LEASE, **PACE) as lives:
         first = await lives.leader()
         await scene.want(BEFORE)
         await lives.quiet()

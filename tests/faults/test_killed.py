@@ -56,7 +56,7 @@ async def disturbed(scene: Scene, lives: Lives, moment: Moment, number: int, whe
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_story_with_a_death_in_every_chapter(server, client, tmp_path, seed):
-    """Each change of the fleet finds the leader dead at one of its writes; a second operator takes over when the Lease is out."""
+    """Each change of the fleet finds the leader dead at one of its writes; a second operator takes over when the Lease of two seconds is out."""
     rng = random.Random(f"kills/{seed}")
     moments = await undisturbed(server, client, tmp_path, a_story(seed, STEPS))
     scene, kills = await Scene.empty(client), 0

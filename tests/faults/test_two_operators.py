@@ -7,7 +7,7 @@ import signal
 from datetime import datetime
 
 import pytest
-from tests.faults.lives import SHORT_LEASE, held_write, living
+from tests.faults.lives import STEADY_LEASE, held_write, living
 from tests.faults.scene import Pool, Scene, Wish
 from tests.operator.running import eventually
 
@@ -17,7 +17,7 @@ FIRST = Wish(pools={"a": Pool(("fast",), 1), "b": Pool(("slow",), 1)}, policies=
 # one write and no more: who falls asleep between the look at its Lease and the first byte sends it when it wakes, and nothing can keep it from that
 SECOND = Wish(pools={"a": Pool(("fast",), 3), "b": Pool(("slow",), 1)}, policies=frozenset({"a"}))
 THIRD = Wish(pools={"a": Pool(("fast",), 2), "c": Pool(("slow",), 1)}, policies=frozenset({"a"}))
-DEADLINE = float(SHORT_LEASE["LEASE_DEADLINE"])
+DEADLINE = float(STEADY_LEASE["LEASE_DEADLINE"])
 
 
 async def undisturbed(server, client, folder):
@@ -39,7 +39,7 @@ async def the_lease(scene):
 async def test_the_second_takes_over_when_the_first_is_killed_and_never_sooner(server, client, tmp_path):
     first, second, third = await undisturbed(server, client, tmp_path)
     scene = await Scene.empty(client)
-    async with living(server, scene, tmp_path, count=2) as lives:
+    async with living(server, scene, tmp_path, count=2, **STEADY_LEASE) as lives:
         await lives.leader()
         for wish, wanted in ((FIRST, first), (SECOND, second), (THIRD, third)):
             await scene.want(wish)
@@ -67,7 +67,7 @@ async def test_a_write_in_flight_while_its_writer_sleeps_past_the_lease_is_undon
     """The first has sent one write when it is stopped; the second leads and finishes; then the old write arrives, and its writer wakes up."""
     _, second, third = await undisturbed(server, client, tmp_path)
     scene = await Scene.empty(client)
-    async with living(server, scene, tmp_path, count=2) as lives:
+    async with living(server, scene, tmp_path, count=2, **STEADY_LEASE) as lives:
         await lives.leader()
         await scene.want(FIRST)
         old = await lives.quiet()
