@@ -20,6 +20,7 @@ __all__ = ["REWRITE_FILE", "REWRITE_SOURCE", "rewrite"]
 
 REWRITE_SOURCE: Final = """local MODEL, PREFIX, HOST, REMOTE, REFUSED = ...
 local MINE, READ, DECIDED, GUARDED = "modelfleet.upstream", "modelfleet.request", "envoy.filters.http.ext_authz", "modelfleet.guard"
+local MOVES = HOST ~= nil or PREFIX ~= "/v1"
 
 -- Where the value of a key of the top-level object stands: first and last byte. Gives up after 20,000 steps: a hostile body costs little.
 local function find(text, wanted)
@@ -78,17 +79,21 @@ end
 
 function envoy_on_request(handle)
   local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
-  local read, mine, decided = metadata:get(READ) or {}, metadata:get(MINE) or {}, metadata:get(DECIDED) or metadata:get(GUARDED) or {}
-  local path, host = mine.path, mine.host
-  if path == nil then
-    path, host = headers:get(":path"), headers:get(":authority")
-    metadata:set(MINE, "path", path)
-    metadata:set(MINE, "host", host)
+  local mine = metadata:get(MINE)
+  if mine == nil and MOVES then
+    mine = { path = headers:get(":path"), host = headers:get(":authority") }
+    metadata:set(MINE, "path", mine.path)
+    metadata:set(MINE, "host", mine.host)
   end
   headers:remove("authorization")
-  headers:replace(":path", (path:gsub("^/v1", PREFIX, 1)))
-  headers:replace(":authority", HOST or host)
+  -- untouched so far, and meant to stay so: nothing to write
+  if mine ~= nil then
+    headers:replace(":path", (mine.path:gsub("^/v1", PREFIX, 1)))
+    headers:replace(":authority", HOST or mine.host)
+  end
+  local read = metadata:get(READ) or {}
   if read.model == nil then return end
+  local decided = metadata:get(DECIDED) or metadata:get(GUARDED) or {}
   local body = handle:body()
   if body == nil then return end
   local text = body:getBytes(0, body:length())
@@ -98,18 +103,20 @@ function envoy_on_request(handle)
   body:setBytes(text)
 end
 
-function envoy_on_response(handle)
-  if not REMOTE then return end
-  local headers = handle:headers()
-  local status = headers:get(":status")
-  if status ~= "401" and status ~= "403" then return end
-  -- The key is ours: the client cannot mend it and must not read what is said about it.
-  handle:streamInfo():dynamicMetadata():set(MINE, "key_refused", REMOTE)
-  headers:replace(":status", "502")
-  headers:replace("x-modelfleet-key-refused", "1")
-  headers:replace("content-type", "application/json")
-  headers:remove("www-authenticate")
-  handle:body(true):setBytes(REFUSED)
+-- Without this function Envoy starts no script for the answer.
+if REMOTE then
+  function envoy_on_response(handle)
+    local headers = handle:headers()
+    local status = headers:get(":status")
+    if status ~= "401" and status ~= "403" then return end
+    -- The key is ours: the client cannot mend it and must not read what is said about it.
+    handle:streamInfo():dynamicMetadata():set(MINE, "key_refused", REMOTE)
+    headers:replace(":status", "502")
+    headers:replace("x-modelfleet-key-refused", "1")
+    headers:replace("content-type", "application/json")
+    headers:remove("www-authenticate")
+    handle:body(true):setBytes(REFUSED)
+  end
 end
 """
 
