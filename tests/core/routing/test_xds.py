@@ -129,3 +129,13 @@ def test_no_override_can_name_a_cluster_because_none_is_ever_given() -> None:
                 value = plugin["extension"]["typed_config"]["value"]
                 assert value["override_metadata_namespace"] == "envoy.filters.http.ext_authz"
                 assert all(len(g["clusters"]) == 1 for g in value["priority_groups"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_request_whose_body_is_not_read_yet_is_compared_with_no_name(case: str) -> None:
+    """Envoy looks for a route before the body as well; the fleet's size is to cost nothing then."""
+    routes = resources(compile_routes(world(case)), SETTINGS).routes["gateway"]["virtual_hosts"][0]["routes"]
+    assert [route["name"] for route in routes[:2]] == ["models", "nothing-read"]
+    (unread,) = routes[1]["match"]["dynamic_metadata"]
+    assert (unread["path"], unread["value"], unread["invert"]) == ([{"key": "model"}], {"present_match": True}, True)
+    assert routes[1]["direct_response"] == routes[-1]["direct_response"]

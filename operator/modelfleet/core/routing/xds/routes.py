@@ -29,7 +29,7 @@ _STRIPPED_UPSTREAM: Final = (
 
 def route_table(plan: RoutingPlan) -> Json:
     """Every route of one gateway, in the order they are tried."""
-    routes = [_models(plan), *(r for p in plan.policies for r in _policy_routes(p)), *team_routes(plan.teams), *_catch_all(plan)]
+    routes = [_models(plan), _nothing_read(), *(r for p in plan.policies for r in _policy_routes(p)), *team_routes(plan.teams), *_catch_all(plan)]
     host = {
         "name": "gateway",
         "domains": ["*"],
@@ -119,6 +119,19 @@ def _models(plan: RoutingPlan) -> Json:
     return direct(200, json.dumps(body)) | {"name": "models", "match": {"path": "/v1/models", "headers": get}}
 
 
+def _nothing_read() -> Json:
+    """Before the body is read every request passes here once, so that it is not compared with every name of the fleet; what names none ends here.
+
+    ``model`` is set of every body that is read, to ``_missing`` where it has none.
+    """
+    unread = {"filter": REQUEST, "path": [{"key": "model"}], "value": {"present_match": True}, "invert": True}
+    return _elsewhere() | {"name": "nothing-read", "match": {"prefix": "/", "dynamic_metadata": [unread]}}
+
+
+def _elsewhere() -> Json:
+    return direct(404, error_body("no such path; the API is under /v1/", kind="invalid_request_error", code="not_found"))
+
+
 def _names(plan: RoutingPlan) -> list[str]:
     """What clients may ask for. The targets of teams are not for them."""
     return sorted({*(e.name for p in plan.policies if not p.granted for e in p.entrypoints), *(name for team in plan.teams for name in team.names)})
@@ -130,7 +143,6 @@ def _catch_all(plan: RoutingPlan) -> list[Json]:
     missing = error_body("the body names no model", kind="invalid_request_error", code="model_required", param="model")
     unread = error_body("send the body as application/json", kind="invalid_request_error", code="unsupported_content_type")
     unknown = error_body(f"no such model; this gateway serves: {names}"[:3500], kind="invalid_request_error", code="model_not_found", param="model")
-    elsewhere = error_body("no such path; the API is under /v1/", kind="invalid_request_error", code="not_found")
     other_type = {"name": "content-type", "string_match": {"safe_regex": {"regex": JSON_TYPE}}, "invert_match": True}
     present = {"filter": REQUEST, "path": [{"key": "model"}], "value": {"present_match": True}}
     return [
@@ -138,5 +150,5 @@ def _catch_all(plan: RoutingPlan) -> list[Json]:
         direct(400, malformed) | {"name": "malformed", "match": model_match("_malformed")},
         direct(400, missing) | {"name": "missing", "match": model_match("_missing")},
         direct(404, unknown) | {"name": "unknown", "match": {"prefix": "/v1/", "dynamic_metadata": [present]}},
-        direct(404, elsewhere) | {"name": "elsewhere", "match": {"prefix": "/"}},
+        _elsewhere() | {"name": "elsewhere", "match": {"prefix": "/"}},
     ]
