@@ -89,6 +89,7 @@ def _access_log() -> Json:
         "grpc_service": grpc_service("ads"),
         "transport_api_version": "V3",
         "buffer_flush_interval": "0.2s",
+        "buffer_size_bytes": 65_536,
         "custom_tags": [from_metadata(tag, kind, tag) for tag, kind in (("served", "host"), ("policy", "route"), ("entrypoint", "route"), ("rule", "route"))],
     }
     typed = proto("envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig", common_config=common)
