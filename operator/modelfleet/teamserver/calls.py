@@ -7,6 +7,7 @@ whether the text is the answer its schema asks for. Not decided here: whether to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -143,9 +144,11 @@ async def ask(http: httpx.AsyncClient, gateway_url: str, body: bytes, *, headers
     async def trace(name: str, _info: Mapping[str, Any]) -> None:
         got.sent = got.sent or name.endswith("send_request_headers.started")
 
-    whole = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+    whole = {"content-type": "application/json", "accept": "*/*", "accept-encoding": "identity", **headers}
+    # made here and not by the client: merging its defaults into each request costs more than sending it
+    request = httpx.Request("POST", gateway_url + _PATH, headers=whole, content=body, extensions={"trace": trace})
     try:
-        async with http.stream("POST", gateway_url + _PATH, content=body, headers=whole, extensions={"trace": trace}) as reply:
+        async with contextlib.aclosing(await http.send(request, stream=True)) as reply:
             got.served = _served(reply.headers.get(SERVED_HEADER))
             if reply.status_code != 200:
                 raise _refusal(reply, await _some(reply, _MAX_ERROR))
@@ -164,7 +167,10 @@ async def ask(http: httpx.AsyncClient, gateway_url: str, body: bytes, *, headers
 
 
 async def _stream(reply: httpx.Response, got: Received, on_text: Callable[[str], None]) -> None:
-    parser, chunks = SseParser(), reply.aiter_bytes()
+    if not isinstance(reply.stream, httpx.AsyncByteStream):
+        raise TypeError("a call was answered without a stream")
+    # as they come: nothing is to be decoded, and each of the client's own layers is paid for with every token
+    parser, chunks = SseParser(), aiter(reply.stream)
     try:
         async for chunk in chunks:
             for data in parser.feed(chunk):
@@ -218,7 +224,8 @@ def _take(part: Any, got: Received, on_text: Callable[[str], None], where: str) 
     """Take in one chunk of a stream, or a whole reply."""
     if not isinstance(part, dict) or part.get("error") is not None:
         raise _broken()
-    got.usage = _usage(part.get("usage")) or got.usage
+    if (usage := part.get("usage")) is not None:
+        got.usage = _usage(usage) or got.usage
     choices = part.get("choices")
     if not isinstance(choices, list) or not choices:
         return

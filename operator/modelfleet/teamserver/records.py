@@ -6,7 +6,7 @@ Not decided here: when something is written. Text that a model wrote may hold ha
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -115,7 +115,8 @@ def read_pinned(raw: bytes) -> Pinned:
 
 def event_bytes(event: Event) -> tuple[str, bytes]:
     """Kind and payload of an event."""
-    return type(event).__name__, json.dumps(asdict(event), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    parts = {part.name: getattr(event, part.name) for part in fields(event)}
+    return type(event).__name__, json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def read_event(kind: str, payload: bytes) -> Event:

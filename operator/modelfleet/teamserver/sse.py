@@ -36,7 +36,8 @@ class SseParser:
         if not chunk:
             return []
         returned, self._after_return = self._after_return, chunk.endswith(b"\r")
-        first, *rest = _END.split(chunk.removeprefix(b"\n") if returned else chunk)
+        chunk = chunk.removeprefix(b"\n") if returned else chunk
+        first, *rest = _END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
         self._tail += first
         events: list[str] = []
         if rest:
