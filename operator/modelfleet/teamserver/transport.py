@@ -21,8 +21,8 @@ _KEPT: Final = 256
 _KEPT_FOR: Final = 5.0
 _CONNECT: Final = 5.0
 _NEXT_ADDRESS: Final = 0.25
-_PORTS: Final = {b"http": 80, b"https": 443}
-_FAULTS: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
+_SCHEMES: Final = ("http", "https")
+_FAULTS: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
 
 
 def gateway_client() -> httpx.AsyncClient:
@@ -41,6 +41,8 @@ class LendingTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send over an idle connection, or a new one. Raises httpx.TransportError."""
+        if request.url.scheme not in _SCHEMES:
+            raise httpx.UnsupportedProtocol(f"the gateway is asked by http or https, not by {request.url.scheme or 'nothing'}", request=request)
         url = httpcore.URL(scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path)
         wish = httpcore.Request(request.method, url, headers=request.headers.raw, content=request.stream, extensions=request.extensions)
         try:
@@ -77,9 +79,7 @@ class LendingTransport(httpx.AsyncBaseTransport):
         return None
 
     async def _connect(self, origin: httpcore.Origin, seconds: float | None) -> httpcore.AsyncHTTP11Connection:
-        if origin.scheme not in _PORTS:
-            raise httpcore.UnsupportedProtocol(f"the gateway is asked by http or https, not by {origin.scheme.decode() or 'nothing'}")
-        host, port = origin.host.decode("ascii"), origin.port or _PORTS[origin.scheme]
+        host, port = origin.host.decode("ascii"), origin.port
         tls = self._ssl if origin.scheme == b"https" else None
         try:
             async with asyncio.timeout(seconds):
