@@ -338,7 +338,7 @@ async def test_a_process_that_ends_leaves_its_runs_to_the_next_one(process: tupl
     assert 'modelfleet_team_resumed_total{team="legal/review"} 1.0' in (await runtime.client.get("/metrics")).text
 
 
-@pytest.mark.parametrize(("lacking", "words"), [("port", "set MODELFLEET_TEAMS_PORT to a free port"), ("journal", "journal")])
+@pytest.mark.parametrize(("lacking", "words"), [("port", "choose another with MODELFLEET_TEAMS_PORT"), ("journal", "journal")])
 async def test_a_process_that_cannot_have_its_port_or_its_journal_says_so_and_ends(tmp_path: Path, runtime: TeamRuntime, lacking: str, words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environment = os.environ | {

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from modelfleet.errors import Stalled
+from modelfleet.serving import Serving
 
 __all__ = ["ProbeServer", "Subject"]
 
@@ -29,12 +26,11 @@ class Subject(Protocol):
         """A reason to be waited for."""
 
 
-class ProbeServer(uvicorn.Server):
-    """Serves until ``should_exit``. Signals are the process's own, so uvicorn gets none."""
+class ProbeServer(Serving):
+    """Answers until ``should_exit``."""
 
     def __init__(self, subject: Subject, registry: CollectorRegistry, port: int) -> None:
         """Binds the port at once. Raises Stalled(PortInUse)."""
-        self._socket = _listen(port)
         app = Starlette(
             routes=[
                 Route("/healthz", _answer(subject.why_not_alive)),
@@ -42,16 +38,7 @@ class ProbeServer(uvicorn.Server):
                 Route("/metrics", _metrics(registry)),
             ]
         )
-        super().__init__(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1))
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave SIGTERM and SIGINT alone."""
-        yield
-
-    async def run_until_told(self) -> None:
-        """Serve; ends after ``should_exit`` was set."""
-        await self.serve(sockets=[self._socket])
+        super().__init__(app, "", port, "MODELFLEET_PORT", timeout_graceful_shutdown=1)
 
 
 def _answer(why_not: Callable[[], str | None]) -> Callable[[Request], Response]:
@@ -67,13 +54,3 @@ def _metrics(registry: CollectorRegistry) -> Callable[[Request], Response]:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return endpoint  # type: ignore[return-value]
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        if socket.has_dualstack_ipv6():
-            with contextlib.suppress(OSError):  # a kernel may know IPv6 and a pod have none
-                return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise Stalled("PortInUse", f"cannot listen on port {port} ({error.strerror}); choose another with MODELFLEET_PORT") from error

@@ -13,13 +13,11 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import uvicorn
 
 from modelfleet.core.routing.compile import compile_routes
 from modelfleet.core.routing.ir import PolicyPlan, RoutingPlan, SecretRef, TeamRoute
@@ -28,6 +26,7 @@ from modelfleet.kube.changes import Changes, Window
 from modelfleet.kube.client import Client
 from modelfleet.kube.resources import AGENT_TEAMS
 from modelfleet.observability.logging import configure
+from modelfleet.serving import Serving
 
 from .ads import AdsServer
 from .authz import Decider
@@ -79,9 +78,9 @@ class Router:
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until ``stop`` is set; the exit code."""
         authz = await self._start_servers()
-        server = _Http(uvicorn.Config(self._http(), host=self.settings.http_host, port=self.settings.http_port, log_config=None, access_log=False))
+        server = Serving(self._http(), self.settings.http_host, self.settings.http_port, "MODELFLEET_HTTP_PORT")
         reports = (self.reporter.run(), self.team_reporter.run())
-        work: list[Coroutine[Any, Any, Any]] = [self.watches.run(), self._follow(), *reports, self.prober.run(), server.serve(), stop.wait()]
+        work: list[Coroutine[Any, Any, Any]] = [self.watches.run(), self._follow(), *reports, self.prober.run(), server.run_until_told(), stop.wait()]
         tasks = [asyncio.create_task(item) for item in work]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         failed = [task for task in done if task is not tasks[-1]]
@@ -180,13 +179,6 @@ class Router:
 
         self.reporter.tell({p.key: of(p.key, running.get(p.key)) for p in self._plan.policies if not p.granted})
         self.team_reporter.tell({t.team: of(t.key, teams.get(t.key), t.targets) for t in self._plan.teams})
-
-
-class _Http(uvicorn.Server):
-    """Leaves signals to the process."""
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
 
 
 def run_router() -> int:

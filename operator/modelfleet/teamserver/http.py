@@ -1,8 +1,7 @@
-"""The team runtime's HTTP side around its doors: its port, metrics, probes, and JSON errors for what no door answers."""
+"""The team runtime's HTTP side around its doors: metrics, probes, and JSON errors for what no door answers."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import orjson
@@ -13,11 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from modelfleet.errors import Stalled
-
 from .openai_answer import error_body
 
-__all__ = ["http_app", "listen"]
+__all__ = ["http_app"]
 
 
 def http_app(doors: Sequence[Route], registry: CollectorRegistry, ready: Callable[[], Awaitable[str | None]], alive: Callable[[], bool]) -> Starlette:
@@ -36,14 +33,6 @@ def http_app(doors: Sequence[Route], registry: CollectorRegistry, ready: Callabl
 
     probes = [Route("/metrics", metrics), Route("/readyz", readyz), Route("/healthz", healthz)]
     return Starlette(routes=[*doors, *probes], exception_handlers={HTTPException: _no_door, Exception: _broken})
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to a TCP port. Raises Stalled."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
-    except OSError as error:
-        raise Stalled("PortInUse", f"cannot listen on {host} port {port}: {error.strerror}; set MODELFLEET_TEAMS_PORT to a free port") from error
 
 
 async def _no_door(request: Request, error: Exception) -> Response:

@@ -13,21 +13,20 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-import uvicorn
 from starlette.applications import Starlette
 
 from modelfleet.core.teams.ir import TeamsPlan
 from modelfleet.kube.changes import Changes, Window
 from modelfleet.kube.client import Client
 from modelfleet.observability.logging import configure
+from modelfleet.serving import Serving
 
 from .engine import Engine
 from .front_openai import Front
 from .grant_keys import GrantKeys
-from .http import http_app, listen
+from .http import http_app
 from .joins import Joins
 from .journal.protocol import Journal, JournalError
 from .journal.sqlite import SqliteJournal
@@ -67,13 +66,12 @@ class TeamRuntime:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until ``stop`` is set; the exit code."""
-        listener = listen(self.settings.http_host, self.settings.http_port)
         app = http_app(self._front.routes(), self.metrics.registry, ready=self.probe, alive=lambda: True)
-        server = _Http(_server_config(app))
+        server = self._server(app)
         await self.engine.start()
         work: list[Coroutine[Any, Any, Any]] = [self.watches.run(), self._follow(), self.reporter.run(), self._pulse(), self._prune(), stop.wait()]
         tasks = [asyncio.create_task(item) for item in work]
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(server.run_until_told())
         done, _ = await asyncio.wait([*tasks, serving], return_when=asyncio.FIRST_COMPLETED)
         failed = [task for task in done if task is not tasks[-1]]
         for task in failed:
@@ -85,6 +83,10 @@ class TeamRuntime:
             task.cancel()
         await asyncio.gather(*tasks, serving, return_exceptions=True)
         return 1 if failed else 0
+
+    def _server(self, app: Starlette) -> Serving:
+        place = self.settings.http_host, self.settings.http_port
+        return Serving(app, *place, "MODELFLEET_TEAMS_PORT", timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_LAST_BYTES)
 
     def why_not_ready(self) -> str | None:
         """Why no run can start here now, in words; None when it can."""
@@ -153,17 +155,6 @@ class TeamRuntime:
             except JournalError as error:
                 _log.warning("the journal cannot be pruned, trying again in an hour: %s", error)
             await asyncio.sleep(_PRUNE_EVERY)
-
-
-def _server_config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_LAST_BYTES)
-
-
-class _Http(uvicorn.Server):
-    """Leaves signals to the process."""
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
 
 
 def _revisions(plan: TeamsPlan) -> dict[str, str]:
