@@ -1,0 +1,145 @@
+"""What a Node says that may tell its accelerators, in one record; and the answer's record.
+
+Decided here: which fields of an object are read, and in which unit. Malformed ones are told apart from absent ones: a quantity that
+is none raises, a label that makes no sense is as good as none. Not decided here: what any of it means (the readers of the vendors).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+from modelfleet.core.quantity import parse_quantity
+
+__all__ = ["UNKNOWN", "Malformed", "NodeFacts", "Recognition", "Unit", "count_of", "mapping_at", "mebibytes", "text_of"]
+
+UNKNOWN: Final = "unknown"
+Unit = Literal["Device", "MigSlice", "TimeSlice", "VirtualGpu", "Partition", "Share", "SliceHost"]
+MIB: Final = 1 << 20
+
+
+class Malformed(ValueError):
+    """A field of an object is not what Kubernetes allows there. The message names the field and the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What an object says of its accelerators. ``devices`` are physical, ``memory_mib`` is per device; None: the object does not tell.
+
+    ``unit``: what one unit of the node's resource is, and ``profile`` which (``1g.10gb``, ``DPX``, ``40C``).
+    """
+
+    part: str = UNKNOWN
+    devices: int | None = None
+    memory_mib: int | None = None
+    unit: Unit = "Device"
+    profile: str = ""
+
+    @property
+    def memory_gib(self) -> Decimal | None:
+        """Memory per device in GiB, to one decimal."""
+        return None if self.memory_mib is None else (Decimal(self.memory_mib) / 1024).quantize(Decimal("0.1"))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """The fields of a Node that tell. ``amounts``: whole units of extended resources, of capacity before allocatable."""
+
+    labels: Mapping[str, str]
+    amounts: Mapping[str, int]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    architecture: str = ""
+
+    @staticmethod
+    def of(raw: Mapping[str, Any]) -> NodeFacts:
+        """The facts of a Node as the API server writes it. Raises Malformed."""
+        metadata, spec, status = (mapping_at(raw, part) for part in ("metadata", "spec", "status"))
+        labels = {str(k): text_of(v) for k, v in mapping_at(metadata, "labels", "metadata.labels").items()}
+        amounts = {**_amounts(status, "allocatable"), **_amounts(status, "capacity")}
+        taints = tuple(text_of(t.get("key")) for t in spec.get("taints") or () if isinstance(t, Mapping))
+        info = mapping_at(status, "nodeInfo", "status.nodeInfo")
+        annotations = {str(k): text_of(v) for k, v in mapping_at(metadata, "annotations", "metadata.annotations").items()}
+        return NodeFacts(labels, amounts, annotations, taints, text_of(info.get("architecture")))
+
+    def label(self, *keys: str) -> str:
+        """The first of these labels that is there and not empty; empty if none is."""
+        return next((self.labels[k] for k in keys if self.labels.get(k)), "")
+
+    def ending(self, *suffixes: str) -> str:
+        """The first label (by key) whose key ends so; platforms put their own domain before a common name."""
+        return next((v for k, v in sorted(self.labels.items()) if v and k.endswith(suffixes)), "")
+
+    def number(self, *keys: str) -> int | None:
+        """The first of these labels that is a whole number above zero."""
+        return next((n for n in (count_of(self.labels.get(k)) for k in keys) if n), None)
+
+    def resources(self, pattern: str) -> Iterator[tuple[str, int]]:
+        """Resources whose whole name matches, by name, with their quantity."""
+        compiled = re.compile(pattern)
+        return ((k, v) for k, v in sorted(self.amounts.items()) if compiled.fullmatch(k))
+
+    def total(self, pattern: str) -> int:
+        """Sum of the quantities of the resources that match."""
+        return sum(quantity for _, quantity in self.resources(pattern))
+
+
+def count_of(text: str | None) -> int | None:
+    """A label's whole number; None for anything else."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+_MEMORY: Final = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,6})?)\s*(?P<unit>[kmgt]?)(?P<rest>i?b?)$", re.IGNORECASE)
+_STEPS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_LEAST_BYTES: Final = 1 << 28
+
+
+def mebibytes(text: str | None, bare: Literal["Mi", "Gi"] = "Mi") -> int | None:
+    """Memory in MiB as labels write it; None if it is no amount above zero.
+
+    Labels mean powers of two whatever they write (``191G``, ``80GB``). A bare number is in ``bare``, or in bytes where it would be more than 256 TiB.
+    """
+    found = _MEMORY.match(text.strip()) if text else None
+    if found is None:
+        return None
+    number, unit = Decimal(found["number"]), found["unit"].lower()
+    if unit or found["rest"].lower() == "b":
+        number *= _STEPS.get(unit, 1)
+    elif number < _LEAST_BYTES:
+        number *= _STEPS[bare[0].lower()]
+    return int(number / MIB) or None
+
+
+def mapping_at(raw: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, Any]:
+    """A part of an object that must be a mapping if it is there. Raises Malformed."""
+    value = raw.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise Malformed(f"{path or key}: {value!r} is not a mapping: write keys and values below it")
+    return value
+
+
+def text_of(value: Any) -> str:
+    """A scalar as Kubernetes would hold it: YAML reads an unquoted ``true`` or ``74`` as something else than text."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _amounts(status: Mapping[str, Any], key: str) -> dict[str, int]:
+    amounts = {}
+    for name, value in mapping_at(status, key, f"status.{key}").items():
+        if "/" not in str(name):
+            continue
+        try:
+            number = parse_quantity(text_of(value))
+        except ValueError as error:
+            raise Malformed(f'status.{key}["{name}"]: {error}') from None
+        if number < 0 or number != number.to_integral_value() or number > Decimal(10**18):
+            raise Malformed(f'status.{key}["{name}"]: {value} is no count of devices: write a whole number, zero or more')
+        amounts[str(name)] = int(number)
+    return amounts

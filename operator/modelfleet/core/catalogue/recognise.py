@@ -1,0 +1,125 @@
+"""One Node or ResourceSlice -> which part of the catalogue it has, how many, with how much memory.
+
+Decided here: which vendor's reading counts, when the machine type fills a gap, and when a node is a plain CPU node: when nothing on it
+speaks of an accelerator and it says its architecture. Answers are on meaning and never guess: what an object does not tell is unknown.
+Not decided here: what each vendor's labels mean (the readers), and which AcceleratorClass a node belongs to (``match.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Final
+
+from modelfleet.core.world import Node
+
+from .amd import read_amd
+from .facts import UNKNOWN, Malformed, NodeFacts, Recognition, mapping_at
+from .instances import NO_INSTANCE, Instance, read_instance
+from .npus import read_ascend, read_furiosa, read_gaudi, read_intel, read_neuron, read_qualcomm, read_rebellions, read_tpu
+from .nvidia import read_nvidia
+from .slices import read_slice
+
+__all__ = ["recognise", "recognise_facts", "recognise_node"]
+
+_READERS: Final[tuple[Callable[[NodeFacts, Instance], Recognition | None], ...]] = (
+    read_nvidia,
+    read_amd,
+    read_tpu,
+    read_neuron,
+    read_gaudi,
+    read_ascend,
+    read_furiosa,
+    read_rebellions,
+    read_qualcomm,
+    read_intel,
+)
+_INTEGRATED: Final = ("amd-igpu", "intel-igpu")
+_TYPES: Final = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type", "karpenter.azure.com/sku-name", "nvidia.com/gpu.machine")
+_ACCELERATOR_WORD: Final = re.compile(r"(?:^|[./_-])(gpus?|vgpu|npu|tpu|ipu|hpu|dpu|fpga|aiu|mlu|dcu|accelerators?|directx)(?:$|[./_-])", re.IGNORECASE)
+_OTHER_VENDORS: Final = ("tenstorrent.com/", "xilinx.com/", "cambricon.com/", "metax-tech.com/", "hygon.com/", "iluvatar.", "enflame.com/", "ibm.com/aiu")
+_NFD: Final = "feature.node.kubernetes.io/cpu-"
+
+
+def recognise(raw: Mapping[str, Any]) -> Recognition:
+    """What one Node or ResourceSlice, as the API server writes it, has. Raises Malformed for another kind or a field that cannot be."""
+    kind = raw.get("kind")
+    if kind == "ResourceSlice":
+        return read_slice(raw)
+    if kind != "Node":
+        raise Malformed(f"kind: {kind!r} has no accelerators to recognise: give a Node or a ResourceSlice")
+    mapping_at(raw, "metadata")
+    return recognise_facts(NodeFacts.of(raw))
+
+
+def recognise_node(node: Node) -> Recognition:
+    """What a node of the world has. Equal labels and quantities give the answer of before at once."""
+    amounts = {k: v for k, v in (*node.allocatable.items(), *node.capacity.items()) if "/" in k}
+    return _remembered(frozenset(node.labels.items()), frozenset(amounts.items()))
+
+
+def recognise_facts(facts: NodeFacts) -> Recognition:
+    """What a node with these facts has."""
+    machine = _machine(facts)
+    readings = [r for r in (read(facts, machine) for read in _READERS) if r is not None]
+    readings.sort(key=lambda r: (not r.part, r.part in _INTEGRATED))
+    if readings and (readings[0].part not in _INTEGRATED or not machine.part):
+        return _completed(readings[0], machine)
+    if machine.accelerated:
+        part = "" if machine.fraction else machine.part
+        return Recognition(part or UNKNOWN, machine.devices if part else None, machine.memory_mib if part else None)
+    return _without_accelerator(facts, machine)
+
+
+def _completed(reading: Recognition, machine: Instance) -> Recognition:
+    """The machine type names the part where no label does, and counts where it is told by it or spelled in it."""
+    part, devices, memory = reading.part, reading.devices, reading.memory_mib
+    if machine.fraction:
+        return replace(reading, part=part or UNKNOWN)
+    if not part and machine.part:
+        part, memory = machine.part, memory or (machine.memory_mib if reading.unit != "MigSlice" else None)
+    if devices is None and machine.devices and (not reading.part or machine.spelled or machine.by_size):
+        devices = machine.devices
+    return replace(reading, part=part or UNKNOWN, devices=devices, memory_mib=memory)
+
+
+def _machine(facts: NodeFacts) -> Instance:
+    family, size = facts.ending("/instance-family"), facts.ending("/instance-size")
+    names = [facts.labels[k] for k in _TYPES if facts.labels.get(k)] + ([f"{family}.{size}"] if family and size else [])
+    read = [read_instance(name) for name in names]
+    return next((m for m in read if m.part or m.cpu or m.accelerated), NO_INSTANCE)
+
+
+def _without_accelerator(facts: NodeFacts, machine: Instance) -> Recognition:
+    architecture = facts.label("kubernetes.io/arch", "beta.kubernetes.io/arch") or facts.architecture
+    if not architecture or _speaks_of_one(facts):
+        return Recognition()
+    return Recognition(_cpu(facts, machine), 0)
+
+
+def _speaks_of_one(facts: NodeFacts) -> bool:
+    """True where a resource, a taint or a label of no vendor known here speaks of an accelerator."""
+    keys = (*facts.amounts, *facts.taints)
+    if any(_ACCELERATOR_WORD.search(k) for k in keys) or any(k.startswith(_OTHER_VENDORS) for k in (*keys, *facts.labels)):
+        return True
+    return any(
+        v.lower() not in ("false", "none", "no", "off", "0", "cpu", "") and re.search(r"(?:^|[./_-])(gpu|npu|tpu|accelerator)$", k)
+        for k, v in facts.labels.items()
+    )
+
+
+def _cpu(facts: NodeFacts, machine: Instance) -> str:
+    """The CPU's class where the catalogue has one of its own: by machine type, or by what only that generation has."""
+    if machine.cpu:
+        return machine.cpu
+    has = {k.removeprefix(f"{_NFD}cpuid.") for k, v in facts.labels.items() if k.startswith(f"{_NFD}cpuid.") and v == "true"}
+    if facts.label(f"{_NFD}model.vendor_id") == "AMD" and facts.label(f"{_NFD}model.family") == "26" and "AVX512BF16" in has:
+        return "epyc-turin"
+    return "xeon6-amx" if {"AMXBF16", "AMXINT8", "AMXFP16"} <= has else "cpu"
+
+
+@lru_cache(maxsize=4096)
+def _remembered(labels: frozenset[tuple[str, str]], amounts: frozenset[tuple[str, int]]) -> Recognition:
+    return recognise_facts(NodeFacts(dict(sorted(labels)), dict(sorted(amounts))))
