@@ -74,9 +74,21 @@ CASES = (
     ),
     Case(
         "NodeEntry",
-        "a cpu entry needs matchLabels or matchExpressions: without them every node would match",
+        "a cpu entry needs hardware, matchLabels or matchExpressions: without them every node would match",
         node(resource="cpu", matchLabels={"pool": "cpu"}),
         node(resource="cpu", matchLabels={}),
+    ),
+    Case(
+        "NodeEntry",
+        "a cpu entry needs hardware, matchLabels or matchExpressions: without them every node would match",
+        node(resource="cpu", hardware={"catalogueId": "cpu"}),
+        node(resource="cpu"),
+    ),
+    Case(
+        "Hardware",
+        "hardware.profile: only with unit MigSlice, VirtualGpu or Partition",
+        node(hardware={"catalogueId": "a100-40gb", "unit": "MigSlice", "profile": "1g.5gb"}),
+        node(hardware={"catalogueId": "a100-40gb", "profile": "1g.5gb"}),
     ),
     Case(
         "Toleration",

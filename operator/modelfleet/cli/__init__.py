@@ -35,6 +35,13 @@ explain = typer.Typer(
     epilog="Examples: modelfleet explain pool apps/coder | modelfleet explain request --policy apps/assistant --body request.json",
 )
 app.add_typer(explain, name="explain")
+catalogue = typer.Typer(
+    no_args_is_help=True,
+    help="The catalogue of accelerators, offline.",
+    rich_markup_mode=None,
+    epilog="Example: modelfleet catalogue match node.yaml",
+)
+app.add_typer(catalogue, name="catalogue")
 
 Kubeconfig = Annotated[Path | None, typer.Option(help="Path of a kubeconfig; absent: KUBECONFIG, then ~/.kube/config.")]
 Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
@@ -177,6 +184,28 @@ def explain_request(
 ) -> None:
     """Tell which pool would answer a request, and why. Nothing is sent on."""
     import_module("modelfleet.cli.request").explain_request(kubeconfig, context, policy, body, headers=header or [], router=router, as_json=as_json)
+
+
+@catalogue.command(
+    "match",
+    epilog="Examples: modelfleet catalogue match node.yaml | modelfleet catalogue match nodes/*.yaml --csv | "
+    "kubectl get nodes -o yaml | modelfleet catalogue match - --json",
+)
+def catalogue_match(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Files (or folders) with Nodes, ResourceSlices or Lists of them; - reads standard input.")
+    ],
+    *,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: file,class,devices,memory_gib.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which accelerator each Node or ResourceSlice has, how many devices and how much memory each. Asks no cluster.
+
+    Devices are physical ones: slices, time-shared replicas and virtual shares are divided back. `unknown`: the object does not tell.
+    """
+    if as_csv and as_json:
+        raise typer.BadParameter("choose one of --csv and --json")
+    raise typer.Exit(import_module("modelfleet.cli.catalogue").match(files, as_csv=as_csv, as_json=as_json))
 
 
 def _run(module: str, function: str) -> None:

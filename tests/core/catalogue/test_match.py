@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.support.builders import GPU, a_class, a_foreign_pod, a_node
 
 from modelfleet.api.v1alpha1.acceleratorclass import LabelRequirement, NodeEntry
-from modelfleet.core.catalogue.match import entry_matches, requirement_holds
+from modelfleet.core.catalogue.match import entry_matches, requirement_holds, specificity
 from modelfleet.core.catalogue.offers import build_catalogue, node_labels
 from modelfleet.core.plan import NodeLabel
 from modelfleet.core.render.labels import ACCELERATOR_CLASS
 from modelfleet.core.world import Node
 
+MIG = "nvidia.com/mig-"
 LABELS = {"product": "NVIDIA-H100-80GB-HBM3", "memory": "81559", "empty": "", "negative": "-5"}
 
 
@@ -83,3 +86,44 @@ def test_the_more_specific_class_wins_and_a_tie_goes_by_name() -> None:
     catalogue = build_catalogue([narrow, broad, twin], [node], [])
     assert catalogue.class_of == {"n": "y"}
     assert [(m.winner, m.losers) for m in catalogue.matched_twice] == [("y", ("z", "a"))]
+
+
+def entry(resource: str = GPU, **fields: object) -> NodeEntry:
+    return NodeEntry.model_validate({"resource": resource, **fields})
+
+
+MIXED = Node(
+    "n", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "1", "nvidia.com/mig.strategy": "mixed"}, {GPU: 0, f"{MIG}1g.10gb": 2}, {}
+)
+SLICED = Node("n", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb"}, {GPU: 7}, {})
+WHOLE = Node("n", {"cloud.google.com/gke-accelerator": "nvidia-h100-mega-80gb"}, {GPU: 8}, {})
+
+
+@pytest.mark.parametrize(
+    ("node", "resource", "hardware", "matches"),
+    [
+        (WHOLE, GPU, {"catalogueId": "h100-sxm"}, True),
+        (WHOLE, GPU, {"catalogueId": "h100-pcie"}, False),
+        (SLICED, GPU, {"catalogueId": "h100-sxm"}, False),
+        (SLICED, GPU, {"catalogueId": "h100-sxm", "unit": "MigSlice"}, True),
+        (SLICED, GPU, {"catalogueId": "h100-sxm", "unit": "MigSlice", "profile": "1G.10GB"}, True),
+        (SLICED, GPU, {"catalogueId": "h100-sxm", "unit": "MigSlice", "profile": "2g.20gb"}, False),
+        (MIXED, GPU, {"catalogueId": "h100-sxm"}, False),
+        (MIXED, f"{MIG}1g.10gb", {"catalogueId": "h100-sxm"}, False),
+        (MIXED, f"{MIG}1g.10gb", {"catalogueId": "h100-sxm", "unit": "MigSlice", "profile": "1g.10gb"}, True),
+    ],
+)
+def test_hardware(node: Node, resource: str, hardware: dict[str, str], matches: bool) -> None:
+    assert entry_matches(entry(resource, hardware=hardware), node) is matches
+
+
+def test_hardware_and_labels_must_both_hold() -> None:
+    both = entry(hardware={"catalogueId": "h100-sxm"}, matchLabels={"zone": "a"})
+    assert not entry_matches(both, WHOLE)
+    assert entry_matches(both, replace(WHOLE, labels={**WHOLE.labels, "zone": "a"}))
+
+
+def test_hardware_is_one_requirement_and_its_profile_another() -> None:
+    assert specificity(entry()) == 0
+    assert specificity(entry(hardware={"catalogueId": "t4"})) == 1
+    assert specificity(entry(hardware={"catalogueId": "t4", "unit": "MigSlice", "profile": "1g.5gb"}, matchLabels={"a": "b"})) == 3

@@ -11,6 +11,8 @@ from tests.support.golden import GOLDEN, agrees
 
 from modelfleet.api.v1alpha1 import AcceleratorClass
 from modelfleet.core.catalogue.offers import build_catalogue
+from modelfleet.core.catalogue.recognise import recognise_node
+from modelfleet.core.world import Node
 from modelfleet.kube.records import node_of
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -30,16 +32,17 @@ def test_recorded_nodes() -> None:
     offers = {n.node: n for offer in catalogue.classes.values() for n in offer.nodes}
     seen = {n: f"{catalogue.class_of[n]}: {o.allocatable} of {o.capacity} {o.resource}" for n, o in sorted(offers.items())}
     twice = [f"{m.node}: {m.winner} before {', '.join(m.losers)}" for m in catalogue.matched_twice]
-    # most sources show labels only: what these nodes would be if they offered one unit of everything
-    rest = [replace(n, capacity={**dict.fromkeys(_resources(), 1), **n.capacity}) for n in nodes if n.name not in seen]
-    by_labels = build_catalogue(classes(), rest, [])
-    told = {n.name: by_labels.class_of.get(n.name, "no class") for n in rest}
+    # most sources show labels only: what these nodes would be if they offered a unit of one resource, whichever names a class
+    told = {n.name: ", ".join(sorted(_by_labels(n))) or "no class" for n in nodes if n.name not in seen}
     agrees(GOLDEN / "catalogue" / "recorded-nodes.out.yaml", {"asRecorded": seen, "byLabelsAlone": told, "matchedTwice": twice})
 
 
-def _resources() -> set[str]:
-    by_labels = [e for c in classes() for e in c.spec.nodes if e.match_labels or e.match_expressions]
-    return {e.resource for e in by_labels} - {"cpu"}
+def _by_labels(node: Node) -> set[str]:
+    part = recognise_node(node).part
+    entries = [e for c in classes() for e in c.spec.nodes if e.match_labels or (e.hardware and e.hardware.catalogue_id == part)]
+    ordinary = {e.resource for e in entries} - {"cpu", "nvidia.com/gpu.shared"}
+    offering = [replace(node, capacity={r: 1, **node.capacity}) for r in sorted(ordinary)]
+    return {name for n in offering for name in build_catalogue(classes(), [n], []).class_of.values()}
 
 
 def test_a_class_counts_one_resource_only() -> None:

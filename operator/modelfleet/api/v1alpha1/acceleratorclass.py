@@ -8,7 +8,17 @@ from pydantic import Field, StringConstraints
 
 from .common import Cel, Column, Condition, Kind, MapKey, Money, SpecModel, StatusModel
 
-__all__ = ["AcceleratorClass", "AcceleratorClassSpec", "AcceleratorClassStatus", "DeviceCounts", "LabelRequirement", "NodeEntry", "Price", "Toleration"]
+__all__ = [
+    "AcceleratorClass",
+    "AcceleratorClassSpec",
+    "AcceleratorClassStatus",
+    "DeviceCounts",
+    "Hardware",
+    "LabelRequirement",
+    "NodeEntry",
+    "Price",
+    "Toleration",
+]
 
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
@@ -33,17 +43,35 @@ class LabelRequirement(SpecModel):
     values: Annotated[list[LabelValue] | None, Field(max_length=32)] = None
 
 
+class Hardware(SpecModel):
+    """What a node must have, read on meaning: its labels, resources and machine type, however its platform writes them.
+
+    ``catalogueId`` is what ``modelfleet catalogue match`` prints. ``unit``: what one unit of the resource is (a whole device, or less);
+    ``profile``: which, such as ``1g.10gb``, ``DPX`` or ``40C``; absent: any.
+    """
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("self.unit in ['MigSlice', 'VirtualGpu', 'Partition'] || !has(self.profile)", "hardware.profile: only with unit MigSlice, VirtualGpu or Partition"),
+    )
+
+    catalogue_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
+    unit: Literal["Device", "MigSlice", "TimeSlice", "VirtualGpu", "Partition", "Share", "SliceHost"] = "Device"
+    profile: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = None
+
+
 class NodeEntry(SpecModel):
     """One way to recognise a node of this class: all parts must hold. ``resource`` is counted per node (``cpu`` counts cores)."""
 
     cel: ClassVar[tuple[Cel, ...]] = (
         Cel(
-            "self.resource != 'cpu' || has(self.matchLabels) && size(self.matchLabels) > 0 || has(self.matchExpressions) && size(self.matchExpressions) > 0",
-            "a cpu entry needs matchLabels or matchExpressions: without them every node would match",
+            "self.resource != 'cpu' || has(self.hardware) || has(self.matchLabels) && size(self.matchLabels) > 0"
+            " || has(self.matchExpressions) && size(self.matchExpressions) > 0",
+            "a cpu entry needs hardware, matchLabels or matchExpressions: without them every node would match",
         ),
     )
 
     resource: Annotated[str, StringConstraints(pattern=r"^(cpu|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)$", max_length=128)]
+    hardware: Hardware | None = None
     match_labels: Annotated[dict[str, LabelValue] | None, Field(max_length=16)] = None
     match_expressions: Annotated[list[LabelRequirement] | None, Field(max_length=16)] = None
 

@@ -14,7 +14,7 @@ from typing import Final
 from .facts import NodeFacts, Recognition, count_of, mebibytes
 from .instances import Instance
 from .models import by_pci, memory_of, read_name, vendor_of
-from .nvidia import GENERIC_NAMES, MOST_DEVICES
+from .nvidia import MOST_DEVICES
 
 __all__ = ["PARTITIONS", "partition_of", "read_amd"]
 
@@ -73,7 +73,7 @@ def _by_platform(facts: NodeFacts) -> list[str]:
 
 
 def _by_generic(facts: NodeFacts) -> list[str]:
-    names = [read_name(v).part for k, v in sorted(facts.labels.items()) if GENERIC_NAMES.fullmatch(k)]
+    names = [read_name(v).part for v in facts.written_by_people()]
     return [p for p in names if vendor_of(p) == "AMD"]
 
 

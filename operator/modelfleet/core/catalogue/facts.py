@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from modelfleet.core.quantity import parse_quantity
@@ -19,6 +20,9 @@ __all__ = ["UNKNOWN", "Malformed", "NodeFacts", "Recognition", "Unit", "count_of
 UNKNOWN: Final = "unknown"
 Unit = Literal["Device", "MigSlice", "TimeSlice", "VirtualGpu", "Partition", "Share", "SliceHost"]
 MIB: Final = 1 << 20
+_PART_KEYS: Final = re.compile(
+    r"(?:.*/)?(?:accelerator|accelerator[-_.](?:type|name|model)|gpu|(?:gpu|npu|device)[-_.]?(?:type|name|model|product|class|sku)|device)"
+)
 
 
 class Malformed(ValueError):
@@ -60,7 +64,8 @@ class NodeFacts:
         metadata, spec, status = (mapping_at(raw, part) for part in ("metadata", "spec", "status"))
         labels = {str(k): text_of(v) for k, v in mapping_at(metadata, "labels", "metadata.labels").items()}
         amounts = {**_amounts(status, "allocatable"), **_amounts(status, "capacity")}
-        taints = tuple(text_of(t.get("key")) for t in spec.get("taints") or () if isinstance(t, Mapping))
+        listed = spec.get("taints")
+        taints = tuple(text_of(t.get("key")) for t in listed if isinstance(t, Mapping)) if isinstance(listed, list) else ()
         info = mapping_at(status, "nodeInfo", "status.nodeInfo")
         annotations = {str(k): text_of(v) for k, v in mapping_at(metadata, "annotations", "metadata.annotations").items()}
         return NodeFacts(labels, amounts, annotations, taints, text_of(info.get("architecture")))
@@ -72,6 +77,10 @@ class NodeFacts:
     def ending(self, *suffixes: str) -> str:
         """The first label (by key) whose key ends so; platforms put their own domain before a common name."""
         return next((v for k, v in sorted(self.labels.items()) if v and k.endswith(suffixes)), "")
+
+    def written_by_people(self) -> Iterator[str]:
+        """Values of the labels under which people and tools write a part's name, whatever the vendor (``accelerator``, ``gpu-model``)."""
+        return (v for k, v in sorted(self.labels.items()) if v and _names_a_part(k))
 
     def number(self, *keys: str) -> int | None:
         """The first of these labels that is a whole number above zero."""
@@ -85,6 +94,11 @@ class NodeFacts:
     def total(self, pattern: str) -> int:
         """Sum of the quantities of the resources that match."""
         return sum(quantity for _, quantity in self.resources(pattern))
+
+
+@lru_cache(maxsize=4096)
+def _names_a_part(key: str) -> bool:
+    return _PART_KEYS.fullmatch(key) is not None
 
 
 def count_of(text: str | None) -> int | None:
@@ -137,9 +151,9 @@ def _amounts(status: Mapping[str, Any], key: str) -> dict[str, int]:
             continue
         try:
             number = parse_quantity(text_of(value))
-        except ValueError as error:
-            raise Malformed(f'status.{key}["{name}"]: {error}') from None
+        except ValueError:
+            number = Decimal(-1)
         if number < 0 or number != number.to_integral_value() or number > Decimal(10**18):
-            raise Malformed(f'status.{key}["{name}"]: {value} is no count of devices: write a whole number, zero or more')
+            raise Malformed(f'status.{key}["{name}"]: {value!r} is no count of devices: write a whole number, zero or more')
         amounts[str(name)] = int(number)
     return amounts

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["AMBIGUOUS", "MEMORY_MIB", "Named", "by_memory", "by_pci", "memory_of", "read_name", "vendor_of"]
@@ -137,6 +138,7 @@ class Named:
     shared: bool = False
 
 
+@lru_cache(maxsize=4096)
 def read_name(text: str) -> Named:
     """Read one name. Case, separators, vendor prefixes and suffixes of form factor do not matter."""
     mig = _MIG.search(text)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from .facts import NodeFacts, Recognition, count_of
 from .instances import Instance
 from .models import by_pci, memory_of, read_name, vendor_of
-from .nvidia import GENERIC_NAMES, MOST_DEVICES
+from .nvidia import MOST_DEVICES
 
 __all__ = ["read_ascend", "read_furiosa", "read_gaudi", "read_intel", "read_neuron", "read_qualcomm", "read_rebellions", "read_tpu"]
 
@@ -43,7 +42,7 @@ def read_tpu(facts: NodeFacts, machine: Instance) -> Recognition | None:
     chips = math.prod(int(n) for n in re.findall(r"\d{1,5}", facts.label("cloud.google.com/gke-tpu-topology")))
     counted = facts.number("cloud.google.com/gke-accelerator-count") or offered or (machine.devices if machine.spelled else None)
     devices = counted or _chips_on_host(chips if facts.label("cloud.google.com/gke-tpu-topology") else 0, label)
-    several_hosts = bool(facts.label("cloud.google.com/gke-tpu-topology")) and (devices is None or chips > devices)
+    several_hosts = chips > _HOST and (devices is None or chips > devices)
     return Recognition(part, devices, memory_of(part), "SliceHost" if several_hosts else "Device")
 
 
@@ -104,7 +103,7 @@ def read_gaudi(facts: NodeFacts, machine: Instance) -> Recognition | None:
 def read_ascend(facts: NodeFacts, _machine: Instance) -> Recognition | None:
     """The resource is more exact than the label. One that names the chip's variant comes from a plugin that divides chips: its count is of shares."""
     resources = [(name, quantity) for name, quantity in facts.resources(r"(?i)huawei\.com/ascend.*") if not _ASCEND_SHARE.match(name)]
-    label = next((v for k, v in sorted(facts.labels.items()) if GENERIC_NAMES.fullmatch(k) and "ascend" in v.lower()), "")
+    label = next((v for v in facts.written_by_people() if "ascend" in v.lower()), "")
     sign = any(k.lower().startswith("huawei.com/ascend") or k.lower().startswith("huawei.com/npu") for k in (*facts.amounts, *facts.labels, *facts.taints))
     if not label and not sign:
         return None
@@ -154,12 +153,4 @@ def _accelerators(facts: NodeFacts) -> int | None:
 
 def _generic(facts: NodeFacts, vendor: str) -> str:
     """The part of this vendor that a label of no vendor names."""
-    return next(_generic_parts(facts, vendor), "")
-
-
-def _generic_parts(facts: NodeFacts, vendor: str) -> Iterator[str]:
-    for key, value in sorted(facts.labels.items()):
-        if GENERIC_NAMES.fullmatch(key):
-            part = read_name(value).part
-            if vendor_of(part) == vendor:
-                yield part
+    return next((p for p in (read_name(v).part for v in facts.written_by_people()) if vendor_of(p) == vendor), "")

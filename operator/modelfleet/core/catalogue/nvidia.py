@@ -18,15 +18,10 @@ from .facts import NodeFacts, Recognition, Unit, count_of, mebibytes
 from .instances import Instance
 from .models import AMBIGUOUS, Named, by_memory, by_pci, memory_of, read_name, vendor_of
 
-__all__ = ["GENERIC_NAMES", "MOST_DEVICES", "read_nvidia"]
+__all__ = ["MOST_DEVICES", "read_nvidia"]
 
 MOST_DEVICES: Final = 16
 """No server offers more physical GPUs: a larger count is one of slices or shares."""
-
-GENERIC_NAMES: Final = re.compile(
-    r"(?:.*/)?(?:accelerator|accelerator[-_.](?:type|name|model)|gpu|(?:gpu|npu|device)[-_.]?(?:type|name|model|product|class|sku)|device)"
-)
-"""Label keys under which people and tools write a part's name."""
 
 PRODUCT: Final = "nvidia.com/gpu.product"
 GKE: Final = "cloud.google.com/gke-accelerator"
@@ -81,9 +76,8 @@ def _cards(facts: NodeFacts) -> Iterator[_Card]:
     on_gke = facts.label(GKE)
     named = read_name(on_gke)
     yield _Card(Named(named.part, named.size_gb or _GKE_SIZES.get(on_gke)))
-    for key, value in sorted(facts.labels.items()):
-        if GENERIC_NAMES.fullmatch(key):
-            yield _Card(read_name(value))
+    for value in facts.written_by_people():
+        yield _Card(read_name(value))
     for key in sorted(facts.labels):
         pci = _PCI.fullmatch(key)
         if pci and pci["device"]:

@@ -16,6 +16,7 @@ from modelfleet.core.plan import NodeLabel
 from modelfleet.core.world import Node, Pod
 
 from .match import CPU, entry_matches, specificity
+from .recognise import recognise_node
 
 __all__ = ["Catalogue", "ClassOffer", "MatchedTwice", "NodeOffer", "build_catalogue", "class_of_node", "node_labels"]
 
@@ -101,8 +102,9 @@ def build_catalogue(classes: Iterable[AcceleratorClass], nodes: Iterable[Node], 
 def class_of_node(node: Node, classes: Iterable[AcceleratorClass]) -> tuple[tuple[str, NodeEntry], ...]:
     """Classes that match the node with the entry that did, the winner first; empty when none does."""
     found: list[tuple[int, str, NodeEntry]] = []
+    recognised = recognise_node(node)
     for accelerator in classes:
-        entries = [e for e in accelerator.spec.nodes if entry_matches(e, node)]
+        entries = [e for e in accelerator.spec.nodes if entry_matches(e, node, recognised)]
         if entries:
             best = max(entries, key=specificity)
             found.append((-specificity(best), accelerator.metadata.name, best))
