@@ -15,6 +15,7 @@ from tests.support.apiserver import CHECKOUT, ApiServer
 
 from modelfleet.api.parse import InvalidObject, parse
 from modelfleet.api.v1alpha1 import AcceleratorClass
+from modelfleet.core.catalogue.models import MEMORY_MIB
 from modelfleet.core.catalogue.offers import class_of_node
 from modelfleet.core.world import Node
 from modelfleet.kube.records import node_of
@@ -30,7 +31,7 @@ FROM_NODES = {
     *("inferentia1", "gaudi2", "flex-170", "intel-igpu", "ascend910", "ascend910b4-1", "ascend310p", "rngd", "rbln-ca22", "qualcomm-ai100", "cpu"),
 }
 # A unit that is less than the device has a class of its own, so that it is neither priced nor filled as a whole one.
-LESS_THAN_A_DEVICE = re.compile(r"-(mig|shared|dpx|vgpu)\b")
+LESS_THAN_A_DEVICE = re.compile(r"-(mig|shared|dpx|cpx|vgpu)\b")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -45,6 +46,7 @@ def raw_classes() -> list[dict[str, Any]]:
 CLASSES = [c for c in (parse(AcceleratorClass, raw) for raw in raw_classes()) if isinstance(c, AcceleratorClass)]
 ID = {c.metadata.name: c.metadata.labels[CATALOGUE] for c in CLASSES}
 RECORDED = {row["file"]: row for row in rows("nodes/expected.csv")}
+UNSEEN = [c for c in yaml.safe_load((CHECKOUT / "tests" / "core" / "catalogue" / "unseen.yaml").read_text()) if "driver" not in c]
 OBJECTS = {file: yaml.safe_load((HERE / "nodes" / file).read_text()) for file in RECORDED}
 NODES = sorted(file for file, o in OBJECTS.items() if o["kind"] == "Node")
 
@@ -170,3 +172,32 @@ def test_newer_cpus_win_over_the_plain_class() -> None:
     assert winner(replace(plain, labels={**plain.labels, **xeon})) == "intel-xeon6-amx"
     host = {**plain.labels, **xeon, "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     assert winner(replace(plain, labels=host, capacity={"cpu": 8000, "nvidia.com/gpu": 8})) == "nvidia-h100-80gb"
+
+
+@pytest.mark.parametrize("page", ["docs/recognise-hardware.md", "policies/accelerators/README.md"])
+def test_the_examples_of_the_pages_are_entries_of_a_class(page: str) -> None:
+    blocks = [yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", (CHECKOUT / page).read_text(), re.DOTALL)]
+    assert blocks
+    for block in blocks:
+        whole = block if "kind" in block else {"metadata": {"name": "c"}, "spec": {"vendor": "V", "device": "D", **block}}
+        parsed = parse(AcceleratorClass, whole)
+        assert isinstance(parsed, AcceleratorClass), parsed
+        assert all(e.hardware for e in parsed.spec.nodes)
+
+
+def test_every_part_that_a_class_asks_for_is_one_that_nodes_are_recognised_as() -> None:
+    without_memory = {"cpu", "graviton4", "xeon6-amx", "epyc-turin", "amd-igpu", "intel-igpu", "a100-vgpu", "k80", "qualcomm-ai100"}
+    asked = {e.hardware.catalogue_id for c in CLASSES for e in c.spec.nodes if e.hardware}
+    assert asked - without_memory <= set(MEMORY_MIB)
+    assert {ID[c.metadata.name] for c in CLASSES for e in c.spec.nodes if e.hardware and e.hardware.catalogue_id != ID[c.metadata.name]} == set()
+
+
+@pytest.mark.parametrize("case", UNSEEN, ids=[c["name"] for c in UNSEEN])
+def test_a_node_nobody_recorded_finds_the_class_of_its_part_or_none(case: dict[str, Any]) -> None:
+    node = Node("n", {k: str(v) for k, v in case.get("labels", {}).items()}, {"cpu": 8000, **_whole(case)}, {})
+    found = winner(node)
+    assert found is None or ID[found] == case["expect"][0] or "huawei" in found
+
+
+def _whole(case: dict[str, Any]) -> dict[str, int]:
+    return {k: int(v) for k, v in case.get("capacity", {}).items() if str(v).isdecimal()}
