@@ -164,14 +164,25 @@ def test_other_kinds_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "bare", "mib"),
+    ("text", "mib"),
     [
-        *(("81559", "Mi", 81559), ("16106127360", "Mi", 15360), ("191G", "Gi", 191 * 1024), ("192", "Gi", 192 * 1024), ("80GB", "Mi", 81920)),
-        *(("81559Mi", "Mi", 81559), ("79.5Gi", "Mi", 81408), ("0", "Mi", None), ("", "Mi", None), ("many", "Mi", None), ("-4", "Mi", None)),
+        *(("81559", 81559), ("16106127360", 15360), ("191G", 191 * 1024), ("192", 192 * 1024), ("80GB", 81920), ("83516416", 81559), ("81559MiB", 81559)),
+        *(("81559Mi", 81559), ("79.5Gi", 81408), ("0", None), ("", None), ("many", None), ("-4", None), ("8GG", None)),
     ],
 )
-def test_memory_in_every_unit(text: str, bare: Any, mib: int | None) -> None:
-    assert mebibytes(text, bare) == mib
+def test_memory_in_every_unit(text: str, mib: int | None) -> None:
+    assert mebibytes(text) == mib
+
+
+def test_a_label_that_says_false_speaks_of_nothing() -> None:
+    plain = {"kubernetes.io/arch": "amd64", "nvidia.com/gpu.present": "false", "accelerator": "none"}
+    assert recognise({"kind": "Node", "metadata": {"labels": plain}}).part == "cpu"
+    assert recognise({"kind": "Node", "metadata": {"labels": {"kubernetes.io/arch": "amd64", "node-role.kubernetes.io/gpu": ""}}}) == Recognition()
+
+
+def test_a_slice_that_is_the_whole_card_is_a_device() -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3-MIG-7g.80gb", "nvidia.com/gpu.count": "4", "nvidia.com/gpu.memory": "80384"}
+    assert recognise({"kind": "Node", "metadata": {"labels": labels}}) == Recognition("h100-sxm", 4, 80384, "MigSlice", "7g.80gb")
 
 
 def test_names_that_begin_alike_stay_apart() -> None:

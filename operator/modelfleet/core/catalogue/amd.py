@@ -36,7 +36,7 @@ def read_amd(facts: NodeFacts, _machine: Instance) -> Recognition | None:
     if not parts and not _signs(facts):
         return None
     part = discrete[0] if len(discrete) == 1 else ""
-    vram = mebibytes(_value(facts, "vram"), "Gi") or (mebibytes(facts.ending("/instance-gpu-memory")) if _by_platform(facts) else None)
+    vram = mebibytes(_value(facts, "vram")) or (mebibytes(facts.ending("/instance-gpu-memory")) if _by_platform(facts) else None)
     mode = _mode(facts, part, vram)
     whole = memory_of(part)
     memory = vram or whole

@@ -74,6 +74,10 @@ class NodeFacts:
         """The first of these labels that is there and not empty; empty if none is."""
         return next((self.labels[k] for k in keys if self.labels.get(k)), "")
 
+    def set_labels(self) -> Iterator[str]:
+        """Keys of the labels that do not say ``false``."""
+        return (k for k, v in self.labels.items() if v != "false")
+
     def ending(self, *suffixes: str) -> str:
         """The first label (by key) whose key ends so; platforms put their own domain before a common name."""
         return next((v for k, v in sorted(self.labels.items()) if v and k.endswith(suffixes)), "")
@@ -108,23 +112,25 @@ def count_of(text: str | None) -> int | None:
 
 _MEMORY: Final = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,6})?)\s*(?P<unit>[kmgt]?)(?P<rest>i?b?)$", re.IGNORECASE)
 _STEPS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_LEAST_BYTES: Final = 1 << 28
+_GIB: Final = 1 << 30
+_MOST_GIB: Final = 512
+_MOST_MIB: Final = 1 << 22
 
 
-def mebibytes(text: str | None, bare: Literal["Mi", "Gi"] = "Mi") -> int | None:
+def mebibytes(text: str | None) -> int | None:
     """Memory in MiB as labels write it; None if it is no amount above zero.
 
-    Labels mean powers of two whatever they write (``191G``, ``80GB``). A bare number is in ``bare``, or in bytes where it would be more than 256 TiB.
+    Labels mean powers of two whatever they write (``191G``, ``80GB``). A bare number is in the unit that makes it the memory of a device:
+    GiB up to 512, MiB below four million, then KiB, and bytes from a thousand million (an older feature discovery).
     """
     found = _MEMORY.match(text.strip()) if text else None
     if found is None:
         return None
     number, unit = Decimal(found["number"]), found["unit"].lower()
     if unit or found["rest"].lower() == "b":
-        number *= _STEPS.get(unit, 1)
-    elif number < _LEAST_BYTES:
-        number *= _STEPS[bare[0].lower()]
-    return int(number / MIB) or None
+        return int(number * _STEPS.get(unit, 1) / MIB) or None
+    step = _GIB if number <= _MOST_GIB else MIB if number < _MOST_MIB else 1 << 10 if number < _GIB else 1
+    return int(number * step / MIB) or None
 
 
 def mapping_at(raw: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, Any]:

@@ -32,6 +32,9 @@ _GPU: Final = r"nvidia\.com/gpu"
 _SHARED: Final = r"nvidia\.com/gpu\.shared"
 _MIG_RESOURCE: Final = r"nvidia\.com/mig-.*"
 _NOT_A_CARD: Final = re.compile(r"nvidia\.com/(gpu.*|mig-.*)")
+_WHOLE_CARD: Final = re.compile(r"7g\.|4g\.24gb")
+"""MIG profiles that take the card whole: one slice is one device (4g.24gb: of an A30)."""
+
 _PCI: Final = re.compile(r"feature\.node\.kubernetes\.io/pci-(?:(?P<kind>[0-9a-f]{4})_)?10de(?:_(?P<device>[0-9a-f]{4}))?\.present", re.IGNORECASE)
 
 
@@ -51,14 +54,15 @@ def read_nvidia(facts: NodeFacts, machine: Instance) -> Recognition | None:
         return None
     product = read_name(facts.label(PRODUCT))
     unit, profile = _unit(facts, product)
-    memory = _memory(facts, unit)
+    whole_slices = unit == "MigSlice" and bool(_WHOLE_CARD.match(profile))
+    memory = _memory(facts, "Device" if whole_slices else unit)
     part = _part(card, memory, machine)
     if unit == "VirtualGpu" and part:
         part = f"{re.sub(r'-(40gb|80gb|16gb|32gb|sxm|nvl)$', '', part)}-vgpu"
         memory = memory or ((count_of(profile[:-1]) or 0) * 1024 or None)
-    if memory is None and unit != "MigSlice":
+    if memory is None and (unit != "MigSlice" or whole_slices):
         memory = (card.memory_mib if card else None) or memory_of(part)
-    devices = _devices(facts, unit)
+    devices = _devices(facts, "Device" if whole_slices else unit)
     if devices is None and card:
         devices = card.devices
     return Recognition(part, devices, memory, unit, profile)
@@ -105,11 +109,11 @@ def _hami(facts: NodeFacts) -> Iterator[_Card]:
 
 
 def _signs(facts: NodeFacts) -> bool:
-    if any(re.fullmatch(r"nvidia\.com/(gpu|mig|vgpu|pgpu|cuda).*", k) for k in (*facts.labels, *facts.amounts, *facts.taints)):
+    if any(re.fullmatch(r"nvidia\.com/(gpu|mig|vgpu|pgpu|cuda).*", k) for k in (*facts.set_labels(), *facts.amounts, *facts.taints)):
         return True
-    if any(k.startswith(("gpu.nvidia.com/", "volcano.sh/vgpu")) for k in (*facts.labels, *facts.amounts)) or any(_hami(facts)):
+    if any(k.startswith(("gpu.nvidia.com/", "volcano.sh/vgpu")) for k in (*facts.set_labels(), *facts.amounts)) or any(_hami(facts)):
         return True
-    if any(pci and pci["kind"] in (None, "0300", "0302") for pci in map(_PCI.fullmatch, facts.labels)):
+    if any(pci and pci["kind"] in (None, "0300", "0302") for pci in map(_PCI.fullmatch, facts.set_labels())):
         return True
     makers = (facts.ending("/instance-gpu-manufacturer", "/sku-gpu-manufacturer"), facts.ending("/accelerator"), facts.label("accelerator", GKE))
     return any(m.lower().startswith("nvidia") for m in makers)
@@ -182,7 +186,7 @@ def _memory(facts: NodeFacts, unit: Unit) -> int | None:
         found = mebibytes(facts.label("nvidia.com/gpu.memory"))
         if found:
             return found
-    return mebibytes(facts.ending("/instance-gpu-memory")) or mebibytes(facts.label("gpu.nvidia.com/vram"), "Gi")
+    return mebibytes(facts.ending("/instance-gpu-memory")) or mebibytes(facts.label("gpu.nvidia.com/vram"))
 
 
 def _part(card: _Card | None, memory: int | None, machine: Instance) -> str:

@@ -39,6 +39,8 @@ _READERS: Final[tuple[Callable[[NodeFacts, Instance], Recognition | None], ...]]
 _INTEGRATED: Final = ("amd-igpu", "intel-igpu")
 _TYPES: Final = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type", "karpenter.azure.com/sku-name", "nvidia.com/gpu.machine")
 _ACCELERATOR_WORD: Final = re.compile(r"(?:^|[./_-])(gpus?|vgpu|npu|tpu|ipu|hpu|dpu|fpga|aiu|mlu|dcu|accelerators?|directx)(?:$|[./_-])", re.IGNORECASE)
+_LABEL_WORD: Final = re.compile(r"(?:^|[./_-])(gpu|npu|tpu|accelerator)$")
+_NOTHING: Final = ("false", "none", "no", "off", "0", "cpu", "")
 _OTHER_VENDORS: Final = ("tenstorrent.com/", "xilinx.com/", "cambricon.com/", "metax-tech.com/", "hygon.com/", "iluvatar.", "enflame.com/", "ibm.com/aiu")
 _NFD: Final = "feature.node.kubernetes.io/cpu-"
 
@@ -104,10 +106,7 @@ def _speaks_of_one(facts: NodeFacts) -> bool:
     keys = (*facts.amounts, *facts.taints)
     if any(_ACCELERATOR_WORD.search(k) for k in keys) or any(k.startswith(_OTHER_VENDORS) for k in (*keys, *facts.labels)):
         return True
-    return any(
-        v.lower() not in ("false", "none", "no", "off", "0", "cpu", "") and re.search(r"(?:^|[./_-])(gpu|npu|tpu|accelerator)$", k)
-        for k, v in facts.labels.items()
-    )
+    return any(_LABEL_WORD.search(k) and (v.lower() not in _NOTHING or k.startswith("node-role.")) for k, v in facts.labels.items())
 
 
 def _cpu(facts: NodeFacts, machine: Instance) -> str:
