@@ -203,3 +203,16 @@ def test_a_node_is_read_anew_when_its_labels_change() -> None:
     assert recognise_node(node).part == "l4"
     assert recognise_node(replace(node, labels={"nvidia.com/gpu.product": "Tesla-T4"})).part == "t4"
     assert recognise_node(replace(node, capacity={"nvidia.com/gpu": 2})).devices == 2
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        "GPU-a,10,40960,100,NVIDIA-NVIDIA A100-PCIE-40GB,0,true:GPU-b,10,40960,100,NVIDIA-NVIDIA A100-PCIE-40GB,0,true:",
+        json.dumps([{"id": f"GPU-{i}", "count": 10, "devmem": 40960, "type": "NVIDIA-NVIDIA A100-PCIE-40GB"} for i in "ab"]),
+    ],
+)
+def test_hami_tells_its_cards_in_an_annotation(register: str) -> None:
+    metadata = {"labels": {"gpu": "on"}, "annotations": {"hami.io/node-nvidia-register": register}}
+    told = recognise({"kind": "Node", "metadata": metadata, "status": {"capacity": {"nvidia.com/gpu": "20"}}})
+    assert told == Recognition("a100-40gb", 2, 40960, "Share")

@@ -154,7 +154,7 @@ def _shared_by_others(facts: NodeFacts) -> bool:
     if facts.label("gpu") == "on" or any(_hami(facts)) or any(k.startswith("volcano.sh/vgpu") for k in facts.amounts):
         return True
     count, offered = facts.number("nvidia.com/gpu.count"), facts.total(_GPU)
-    return bool(count and offered > count)
+    return bool(count and offered >= 2 * count and offered % count == 0)  # a count that lags behind a card more is no sharing
 
 
 def _devices(facts: NodeFacts, unit: Unit) -> int | None:
