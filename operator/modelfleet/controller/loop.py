@@ -96,7 +96,7 @@ class Loop:
         meters: Meters,
         resync: float = RESYNC_SECONDS,
     ) -> None:
-        """``plan`` is ``core.reconcile.plan_fleet``; ``resync``: seconds after which it is asked again though nothing changed."""
+        """``plan`` is a ``Planner``; ``resync``: seconds after which it is asked again though nothing changed."""
         self._mirror, self._changes, self._actor, self._plan, self._telemetry = mirror, changes, actor, plan, telemetry
         self._defaults, self._clocks, self._meters, self._resync = defaults, clocks, meters, resync
         self._retries = Retries()

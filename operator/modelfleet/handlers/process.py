@@ -21,7 +21,7 @@ import kopf
 
 from modelfleet.controller.loop import Clocks, Loop
 from modelfleet.controller.meters import Meters
-from modelfleet.core.reconcile import plan_fleet
+from modelfleet.controller.planner import Planner
 from modelfleet.errors import ModelfleetError, Retry
 from modelfleet.kube.apply import Actor
 from modelfleet.kube.changes import Changes
@@ -76,7 +76,7 @@ class Operator:
         self._ghosts = Ghosts(client, self._mirror, period=pace.ghosts)
         self._scraper = Scraper(self._mirror.gateways, options.scrape, lambda: self._changes.add("Telemetry:"))
         self._loop = Loop(
-            self._mirror, self._changes, Actor(client, self._mirror, Recorder(client, _now)), plan_fleet, self._scraper.telemetry,
+            self._mirror, self._changes, Actor(client, self._mirror, Recorder(client, _now)), Planner(), self._scraper.telemetry,
             defaults=options.defaults, clocks=Clocks(now=_now), meters=self._meters, resync=pace.resync,
         )  # fmt: skip
         self._probes = ProbeServer(self, self._meters.registry, place.port)

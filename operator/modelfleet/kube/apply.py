@@ -2,7 +2,7 @@
 
 Decided here: whether a write is needed (never, if it would change nothing) and what may be pruned. Each step is idempotent and knows nothing of the last
 cycle, save what its own writes were answered with: that is how a write whose effect the informers have not shown yet, or that another owner of the field
-keeps from showing, is not repeated. An error of one object does not stop the others.
+keeps from showing, is not repeated; and which very wish was compared with which very observation, so that it is not compared again. An error of one object does not stop the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modelfleet.errors import ApiError, Conflict, NotFound
 from .client import Client, Object
 from .compare import covers, drops
 from .events import Recorder
-from .mirror import Child, Mirror, child_of
+from .mirror import Child, Mirror, Ours, child_of
 from .resources import LEASES, NODES, object_key, of_kind
 
 __all__ = ["ActResult", "Actor", "may_prune"]
@@ -51,6 +51,32 @@ class _Answer:
     version: int
 
 
+@dataclass(slots=True)
+class _Wish:
+    """A manifest, taken apart once. ``name`` is its key within the kind; ``wanted`` is compared with what a child of the mirror has as ``desired``.
+
+    ``met_by``: the observation that was compared with it and needed nothing; as long as it is the present one, there is nothing to compare.
+    """
+
+    manifest: Manifest
+    kind: str
+    name: str
+    key: str
+    pool: str
+    wanted: Object
+    met_by: Child | None = None
+
+    def is_met(self, mirror: Mirror) -> bool:
+        return self.met_by is not None and mirror.child(self.kind, self.name) is self.met_by
+
+
+def _wish(manifest: Manifest) -> _Wish:
+    metadata, kind = manifest["metadata"], manifest["kind"]
+    name = object_key(metadata["namespace"], metadata["name"])
+    wanted = {"metadata": {k: v for k, v in metadata.items() if k not in ("name", "namespace")}, "spec": manifest["spec"]}
+    return _Wish(manifest, kind, name, f"{kind}:{name}", object_key(metadata["namespace"], metadata["labels"][POOL]), wanted)
+
+
 class Actor:
     """See the module. One per process; ``act`` is not reentrant."""
 
@@ -60,6 +86,8 @@ class Actor:
         self._mirror = mirror
         self._recorder = recorder
         self._answers: dict[str, _Answer] = {}
+        self._wishes: dict[int, _Wish] = {}
+        self._compared: dict[str, tuple[StatusWrite, Ours]] = {}
         self._errors: dict[str, ApiError] = {}
         self._skip: frozenset[str] = frozenset()
 
@@ -67,17 +95,34 @@ class Actor:
         """Write what differs. ``skip``: object keys that are backing off. Raises only what the write guard raises, at once and without finishing."""
         before = self._writes()
         self._errors, self._skip = {}, skip
-        desired = {_manifest_key(m): m for m in plan.children}
-        await self._each((key, partial(self._apply_child, key, m)) for key, m in desired.items() if _pool_of(m) not in plan.held)
-        await self._each(
-            (_child_key(c), partial(self._prune, c)) for c in self._mirror.children() if _child_key(c) not in desired and may_prune(c, plan, self._mirror)
-        )
+        wishes = self._wishes_of(plan)
+        desired = {wish.key for wish in wishes}
+        await self._each((w.key, partial(self._apply_child, w)) for w in wishes if not w.is_met(self._mirror) and w.pool not in plan.held)
+        await self._each((_child_key(c), partial(self._prune, c)) for c in self._unwanted(wishes) if may_prune(c, plan, self._mirror))
         await self._each((f"{NODES.kind}:{label.node}", partial(self._label_node, label)) for label in plan.node_labels)
-        await self._each((_status_key(w), partial(self._apply_status, w)) for w in plan.statuses)
+        await self._each((_status_key(w), partial(self._apply_status, w)) for w in plan.statuses if not self._is_written(w))
         await self._each(self._vanished(plan.vanished_gateways))
         await self._each((f"{e.kind}:{object_key(e.namespace, e.name)}", partial(self._recorder.emit, e)) for e in plan.events)
         self._forget_answers({*desired, *(f"{NODES.kind}:{n.node}" for n in plan.node_labels), *map(_status_key, plan.statuses)})
         return ActResult(errors=dict(sorted(self._errors.items())), writes=self._writes() - before)
+
+    def _wishes_of(self, plan: Plan) -> list[_Wish]:
+        """A manifest that the last plan had too, the very object, is the wish that it was, with what was found of it."""
+        wishes = [self._wishes.get(id(manifest)) or _wish(manifest) for manifest in plan.children]
+        self._wishes = {id(wish.manifest): wish for wish in wishes}
+        return list({wish.key: wish for wish in wishes}.values())
+
+    def _unwanted(self, wishes: Iterable[_Wish]) -> list[Child]:
+        wanted: dict[str, set[str]] = {}
+        for wish in wishes:
+            wanted.setdefault(wish.kind, set()).add(wish.name)
+        left = [(kind, name) for kind, names in self._mirror.keys_of_children().items() for name in names - wanted.get(kind, set())]
+        return [child for kind, name in sorted(left) if (child := self._mirror.child(kind, name)) is not None]
+
+    def _is_written(self, write: StatusWrite) -> bool:
+        """True when this very status was compared with this very object before, and nothing was to be written."""
+        known = self._compared.get(_status_key(write))
+        return known is not None and known[0] is write and known[1] is self._mirror.ours(write.kind, object_key(write.namespace, write.name))
 
     def _writes(self) -> int:
         # renewals of the Lease go on beside the act and are none of its writes
@@ -104,19 +149,17 @@ class Actor:
 
     # Children
 
-    async def _apply_child(self, key: str, manifest: Manifest) -> None:
-        resource = of_kind(manifest["kind"])
-        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        observed = self._mirror.child(resource.kind, object_key(namespace, name))
-        wanted = {"metadata": {k: v for k, v in manifest["metadata"].items() if k not in ("name", "namespace")}, "spec": manifest["spec"]}
+    async def _apply_child(self, wish: _Wish) -> None:
+        observed = self._mirror.child(wish.kind, wish.name)
         if observed is not None:
-            if covers(observed.desired, wanted) and not drops(observed.owned, wanted):
+            fine = covers(observed.desired, wish.wanted) and not drops(observed.owned, wish.wanted)
+            if fine or self._answered(wish.key, wish.wanted, observed, observed.version):
+                wish.met_by = observed
                 return
-            if self._answered(key, wanted, observed, observed.version):
-                return
-        shown = child_of(await self._client.apply(resource, namespace, name, manifest, MANAGER_CHILDREN))
+        metadata = wish.manifest["metadata"]
+        shown = child_of(await self._client.apply(of_kind(wish.kind), metadata["namespace"], metadata["name"], wish.manifest, MANAGER_CHILDREN))
         if shown is not None:
-            self._answers[key] = _Answer(wanted, shown, shown.version)
+            self._answers[wish.key] = _Answer(wish.wanted, shown, shown.version)
 
     async def _prune(self, child: Child) -> None:
         try:
@@ -148,6 +191,7 @@ class Actor:
             return
         wanted, shown = _own_part(write.kind, write.status), _own_part(write.kind, observed.status)
         if shown == wanted or self._answered(key, wanted, shown, observed.version):
+            self._compared[key] = write, observed
             return
         body = {"metadata": {"uid": observed.uid}, "status": wanted}
         raw = await self._client.apply(of_kind(write.kind), write.namespace or None, write.name, body, MANAGER_STATUS, subresource="status")
@@ -185,6 +229,7 @@ class Actor:
 
     def _forget_answers(self, keys: set[str]) -> None:
         self._answers = {key: answer for key, answer in self._answers.items() if key in keys}
+        self._compared = {key: compared for key, compared in self._compared.items() if key in keys}
 
 
 def may_prune(child: Child, plan: Plan, mirror: Mirror) -> bool:
@@ -209,14 +254,6 @@ def _filled(fields: Mapping[str, Any]) -> Object:
     """Without empty maps and lists: an apply that empties what it had filled becomes null in the merge of the API server, which then refuses it."""
     kept = {name: _filled(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
     return {name: value for name, value in kept.items() if value not in ({}, [], ())}
-
-
-def _manifest_key(manifest: Manifest) -> str:
-    return f"{manifest['kind']}:{object_key(manifest['metadata']['namespace'], manifest['metadata']['name'])}"
-
-
-def _pool_of(manifest: Manifest) -> str:
-    return object_key(manifest["metadata"]["namespace"], manifest["metadata"]["labels"][POOL])
 
 
 def _child_key(child: Child) -> str:

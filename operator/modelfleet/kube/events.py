@@ -34,14 +34,15 @@ class Recorder:
         self._now = now
         self._component = component
         self._told: dict[Event, float] = {}
+        self._forgot = 0.0
 
     async def emit(self, event: Event) -> bool:
         """Write the Event unless it was told in the last two minutes; True when it was written. Raises only what the write guard raises."""
         now = self._now()
         at = now.timestamp()
-        self._told = {e: t for e, t in self._told.items() if at - t < _WINDOW}
-        if event in self._told:
+        if at - self._told.get(event, -_WINDOW) < _WINDOW:
             return False
+        self._forget(at)
         self._told[event] = at
         body = event_body(event, now, self._component)
         try:
@@ -53,6 +54,12 @@ class Recorder:
             _log.warning("cannot write event %s of %s %s/%s: %s", event.reason, event.kind, event.namespace, event.name, error)
             return False
         return True
+
+    def _forget(self, at: float) -> None:
+        # once in a window and not at each Event: a fleet that starts tells thousands
+        if at - self._forgot >= _WINDOW:
+            self._told = {e: t for e, t in self._told.items() if at - t < _WINDOW}
+            self._forgot = at
 
 
 def event_body(event: Event, now: datetime, component: str) -> Object:

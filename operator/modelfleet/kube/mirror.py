@@ -7,7 +7,7 @@ which replace on every list. Objects are parsed once, when they arrive. Nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -28,9 +28,18 @@ __all__ = ["Child", "Mirror", "Ours", "Seen"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+KindT = TypeVar("KindT", bound=Kind)
 
 _MODELS: Final[dict[str, type[Kind]]] = {model.KIND: model for model in KINDS}
 _GATEWAY_LABELS: Final = dict(pair.split("=", 1) for pair in GATEWAY_SELECTOR.split(","))
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **{model.KIND: (model.KIND, f"{model.KIND}:good", f"{model.KIND}:bad") for model in KINDS},
+    NODES.kind: (NODES.kind,),
+    PODS.kind: (PODS.kind, f"{PODS.kind}:gateways"),
+    DEPLOYMENTS.kind: (DEPLOYMENTS.kind,),
+    SERVICES.kind: (),
+}
+"""Parts of a snapshot that are cut anew when something of a kind has changed."""
 _CHILD_SELECTOR: Final = f"{MANAGED_BY}={MANAGED_BY_VALUE},{POOL}"
 
 
@@ -97,6 +106,8 @@ class Mirror:
         self._nodes: Mapping[str, Seen[Node]] = {}
         self._pods: Mapping[str, Seen[_SeenPod]] = {}
         self._children: dict[str, Mapping[str, Child]] = {DEPLOYMENTS.kind: {}, SERVICES.kind: {}}
+        self._cut: dict[str, tuple[Any, ...]] = {}
+        """Records by kind as the last snapshot had them, sorted; without the kinds of which something has changed since."""
 
     # Feeding
 
@@ -109,6 +120,7 @@ class Mirror:
         self._nodes, self._pods = nodes.objects, pods.objects
         self._children = {informer.resource.kind: informer.objects for informer in children}
         self._informers = (nodes, pods, *children)
+        self._cut.clear()
         return self._informers
 
     def hear(self, event_type: str | None, raw: Mapping[str, Any]) -> None:
@@ -126,7 +138,7 @@ class Mirror:
         else:
             metadata = raw["metadata"]
             known[key] = Ours(parse(_MODELS[kind], raw), metadata["uid"], int(metadata["resourceVersion"]), raw.get("status") or {})
-        self._changes.add(f"{kind}:{key}")
+        self._tell(kind, key)
 
     def known(self, kind: str) -> dict[str, tuple[str, int]]:
         """Key -> (uid, resourceVersion) of what is held of one of our kinds, as a copy."""
@@ -138,7 +150,7 @@ class Mirror:
         if ours is None or ours.uid != uid:
             return False
         del self._ours[kind][key]
-        self._changes.add(f"{kind}:{key}")
+        self._tell(kind, key)
         return True
 
     def confirm(self, kind: str) -> None:
@@ -173,36 +185,63 @@ class Mirror:
         """All children as observed, sorted."""
         return [objects[key] for _, objects in sorted(self._children.items()) for key in sorted(objects)]
 
+    def keys_of_children(self) -> Mapping[str, Set[str]]:
+        """By kind, the keys of all children as observed; live views."""
+        return {kind: objects.keys() for kind, objects in self._children.items()}
+
     def snapshot(self, now: datetime, telemetry: Telemetry, defaults: Defaults) -> World:
-        """The World at this moment; everything sorted by key."""
-        parsed = [ours.parsed for _, objects in sorted(self._ours.items()) for _, ours in sorted(objects.items())]
-        pods = [self._pods[key].record for key in sorted(self._pods)]
-        workloads = self._children.get(DEPLOYMENTS.kind, {})
+        """The World at this moment; everything sorted by key, and the very tuples of the last snapshot where nothing has changed."""
+        pools, invalid = self._parsed(ModelPool)
+        policies, bad_policies = self._parsed(RoutingPolicy)
+        teams, bad_teams = self._parsed(AgentTeam)
+        classes, bad_classes = self._parsed(AcceleratorClass)
         return World(
             now=now,
-            pools=tuple(p for p in parsed if isinstance(p, ModelPool)),
-            policies=tuple(p for p in parsed if isinstance(p, RoutingPolicy)),
-            teams=tuple(p for p in parsed if isinstance(p, AgentTeam)),
-            classes=tuple(p for p in parsed if isinstance(p, AcceleratorClass)),
-            invalid=tuple(p for p in parsed if isinstance(p, InvalidObject)),
-            nodes=tuple(self._nodes[key].record for key in sorted(self._nodes)),
-            pods=tuple(p.pod for p in pods),
-            workloads=tuple(w for key in sorted(workloads) if (w := workloads[key].workload) is not None),
+            pools=pools,
+            policies=policies,
+            teams=teams,
+            classes=classes,
+            invalid=(*bad_classes, *bad_teams, *invalid, *bad_policies),
+            nodes=self._part(NODES.kind, lambda: (s.record for s in _sorted(self._nodes))),
+            pods=self._part(PODS.kind, lambda: (s.record.pod for s in _sorted(self._pods))),
+            workloads=self._part(DEPLOYMENTS.kind, lambda: (w for c in _sorted(self._children[DEPLOYMENTS.kind]) if (w := c.workload) is not None)),
             gateways=self.gateways(),
             telemetry=telemetry,
             defaults=defaults,
         )
 
+    def _parsed(self, kind: type[KindT]) -> tuple[tuple[KindT, ...], tuple[InvalidObject, ...]]:
+        """All objects of a kind of ours: those that parse, and those that do not."""
+        parsed = self._part(kind.KIND, lambda: (ours.parsed for ours in _sorted(self._ours[kind.KIND])))
+        good = self._part(f"{kind.KIND}:good", lambda: (p for p in parsed if isinstance(p, kind)))
+        return good, self._part(f"{kind.KIND}:bad", lambda: (p for p in parsed if isinstance(p, InvalidObject)))
+
+    def _part(self, name: str, make: Callable[[], Iterable[Any]]) -> tuple[Any, ...]:
+        if name not in self._cut:
+            self._cut[name] = tuple(make())
+        return self._cut[name]
+
     def gateways(self) -> tuple[Gateway, ...]:
         """The gateway pods that are not being deleted, sorted by key."""
-        seen = (self._pods[key].record for key in sorted(self._pods))
-        return tuple(Gateway(name=p.pod.name, ready=p.pod.ready, address=p.address) for p in seen if self._is_gateway(p))
+        seen = (s.record for s in _sorted(self._pods))
+        return self._part(
+            f"{PODS.kind}:gateways", lambda: (Gateway(name=p.pod.name, ready=p.pod.ready, address=p.address) for p in seen if self._is_gateway(p))
+        )
 
     def _is_gateway(self, seen: _SeenPod) -> bool:
         return seen.gateway and not seen.pod.deleting and self._gateway_namespace in (None, seen.pod.namespace)
 
     def _hears(self, kind: str) -> Any:
-        return lambda key, _old, _new: self._changes.add(f"{kind}:{key}")
+        return lambda key, _old, _new: self._tell(kind, key)
+
+    def _tell(self, kind: str, key: str) -> None:
+        for name in _PARTS[kind]:
+            self._cut.pop(name, None)
+        self._changes.add(f"{kind}:{key}")
+
+
+def _sorted(objects: Mapping[str, T]) -> Iterable[T]:
+    return (objects[key] for key in sorted(objects))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 from modelfleet.api.conditions import AgentTeamReason, ConditionType
 from modelfleet.api.v1alpha1 import AgentTeam
 from modelfleet.api.v1alpha1.common import Condition
+from modelfleet.core.clock import Clock
 from modelfleet.core.render.labels import MANAGER_TEAMS
 from modelfleet.core.status.conditions import Finding, merge_conditions, to_wire
 from modelfleet.kube.client import Client
@@ -76,12 +77,12 @@ class Reporter:
 
     def _status(self, key: str, truth: _Truth) -> Mapping[str, Any]:
         team = self._teams().get(key)
-        return {"conditions": to_wire(merge_conditions(team.status.conditions if team else [], [truth[0]], datetime.now(UTC), truth[1]))}
+        return {"conditions": to_wire(merge_conditions(team.status.conditions if team else [], [truth[0]], Clock(datetime.now(UTC)), truth[1]))}
 
 
 def _shows(team: AgentTeam, truth: _Truth) -> bool:
     shown = _shown(team)
-    return shown is not None and [shown] == merge_conditions([shown], [truth[0]], datetime.now(UTC), truth[1])
+    return shown is not None and [shown] == merge_conditions([shown], [truth[0]], Clock(datetime.now(UTC)), truth[1])
 
 
 def _shown(team: AgentTeam) -> Condition | None:

@@ -10,17 +10,16 @@ from tests.support.builders import GPU, NOON, PoolBuilder, a_class, a_cpu_node, 
 from tests.support.fakefleet import FakeFleet
 
 from modelfleet.api.v1alpha1 import ModelPool
-from modelfleet.core.catalogue.offers import build_catalogue
+from modelfleet.core.memory import NOTHING
 from modelfleet.core.placement.decision import PoolDecision
-from modelfleet.core.placement.fleet import place_fleet
-from modelfleet.core.reconcile import plan_fleet
+from modelfleet.core.reconcile import plan_fleet, replan
 from modelfleet.core.world import EndpointHealth, Node, Telemetry, Workload, World
 
 H100, L4 = a_class("h100", "6.88"), a_class("l4", "0.71")
 
 
 def decide(world: World, key: str = "apps/boss") -> PoolDecision:
-    return place_fleet(world, build_catalogue(world.classes, world.nodes, world.pods))[key]
+    return replan(world, NOTHING)[1].placed[key].decision
 
 
 def desired(decision: PoolDecision) -> dict[str, int]:

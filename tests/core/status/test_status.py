@@ -11,6 +11,7 @@ from tests.support.builders import NOON, a_class, a_node, a_pod, a_policy, a_poo
 from modelfleet.api.conditions import ConditionType, FlavorReason
 from modelfleet.api.parse import InvalidObject, parse
 from modelfleet.api.v1alpha1 import ModelPool
+from modelfleet.core.clock import Clock
 from modelfleet.core.explain_pool import SENTENCES, explain_pool
 from modelfleet.core.reconcile import plan_fleet
 from modelfleet.core.status.conditions import Finding, merge_conditions
@@ -24,12 +25,12 @@ def finding(status: bool | None = True, reason: str = "Because", message: str = 
 
 
 def test_the_time_of_a_condition_moves_only_with_its_status() -> None:
-    first = merge_conditions([], [finding()], NOON, 1)
-    same = merge_conditions(first, [finding(reason="Other", message="new words")], LATER, 2)
+    first = merge_conditions([], [finding()], Clock(NOON), 1)
+    same = merge_conditions(first, [finding(reason="Other", message="new words")], Clock(LATER), 2)
     assert (same[0].last_transition_time, same[0].reason, same[0].observed_generation) == (NOON, "Other", 2)
-    assert merge_conditions(same, [finding(None)], LATER, 2)[0].last_transition_time == LATER
-    assert merge_conditions(first, [], LATER, 1) == []
-    assert len(merge_conditions([], [finding(message="x" * 5000)], NOON, 1)[0].message) == 1024
+    assert merge_conditions(same, [finding(None)], Clock(LATER), 2)[0].last_transition_time == LATER
+    assert merge_conditions(first, [], Clock(LATER), 1) == []
+    assert len(merge_conditions([], [finding(message="x" * 5000)], Clock(NOON), 1)[0].message) == 1024
 
 
 def pool_status(world: World) -> dict[str, Any]:

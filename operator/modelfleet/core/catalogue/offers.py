@@ -18,7 +18,10 @@ from modelfleet.core.world import Node, Pod
 from .match import CPU, entry_matches, specificity
 from .recognise import recognise_node
 
-__all__ = ["Catalogue", "ClassOffer", "MatchedTwice", "NodeOffer", "build_catalogue", "class_of_node", "node_labels"]
+__all__ = ["Catalogue", "ClassOffer", "MatchedTwice", "Matches", "NodeOffer", "build_catalogue", "class_of_node", "node_labels"]
+
+Matches = tuple[tuple[str, NodeEntry], ...]
+"""Classes that match a node with the entry that did, the winner first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +75,28 @@ class MatchedTwice:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every class with its nodes, and the class of every node that has one."""
+    """Every class with its nodes, and the class of every node that has one. ``matches``: by name, each node and what matches it."""
 
     classes: Mapping[str, ClassOffer] = field(default_factory=dict)
     class_of: Mapping[str, str] = field(default_factory=dict)
     matched_twice: tuple[MatchedTwice, ...] = ()
+    matches: Mapping[str, tuple[Node, Matches]] = field(default_factory=dict)
 
 
-def build_catalogue(classes: Iterable[AcceleratorClass], nodes: Iterable[Node], pods: Iterable[Pod]) -> Catalogue:
-    """The catalogue of one snapshot. The order of the arguments' items is no matter."""
+def build_catalogue(
+    classes: Iterable[AcceleratorClass], nodes: Iterable[Node], pods: Iterable[Pod], before: Mapping[str, tuple[Node, Matches]] | None = None
+) -> Catalogue:
+    """The catalogue of one snapshot. The order of the arguments' items is no matter. ``before``: the ``matches`` of a catalogue of equal classes."""
     ordered = sorted(classes, key=lambda c: c.metadata.name)
     requested = _requests_by_node(pods)
     members: dict[str, list[NodeOffer]] = {c.metadata.name: [] for c in ordered}
     class_of: dict[str, str] = {}
     twice: list[MatchedTwice] = []
+    found: dict[str, tuple[Node, Matches]] = {}
     for node in sorted(nodes, key=lambda n: n.name):
-        matches = class_of_node(node, ordered)
+        known = (before or {}).get(node.name)
+        matches = known[1] if known is not None and (known[0] is node or known[0] == node) else class_of_node(node, ordered)
+        found[node.name] = (node, matches)
         if not matches:
             continue
         winner, entry = matches[0]
@@ -96,10 +105,10 @@ def build_catalogue(classes: Iterable[AcceleratorClass], nodes: Iterable[Node], 
         if len(matches) > 1:
             twice.append(MatchedTwice(node.name, winner, tuple(name for name, _ in matches[1:])))
     offers = {c.metadata.name: _class_offer(c, tuple(members[c.metadata.name])) for c in ordered}
-    return Catalogue(offers, class_of, tuple(twice))
+    return Catalogue(offers, class_of, tuple(twice), found)
 
 
-def class_of_node(node: Node, classes: Iterable[AcceleratorClass]) -> tuple[tuple[str, NodeEntry], ...]:
+def class_of_node(node: Node, classes: Iterable[AcceleratorClass]) -> Matches:
     """Classes that match the node with the entry that did, the winner first; empty when none does."""
     found: list[tuple[int, str, NodeEntry]] = []
     recognised = recognise_node(node)

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-__all__ = ["format_dollars", "format_exact", "round_half_even"]
+__all__ = ["format_dollars", "format_exact"]
 
 MICRO = 1_000_000
-
-
-def round_half_even(amount: Fraction) -> int:
-    """The nearest whole number; a tie goes to the even neighbour."""
-    return round(amount)
 
 
 def format_dollars(micro: Fraction | int) -> str:
@@ -23,11 +18,12 @@ def format_dollars(micro: Fraction | int) -> str:
     >>> format_dollars(6_880_000), format_dollars(12_345), format_dollars(0)
     ('6.88', '0.012', '0.00')
     """
-    amount = Fraction(micro)
-    decimals = 2
-    while decimals < 6 and 0 < amount * 10**decimals < 10 * MICRO:
+    above, below, decimals = micro.numerator, micro.denominator * MICRO, 2
+    while decimals < 6 and 0 < above * 10**decimals < 10 * below:
         decimals += 1
-    scaled = round_half_even(amount * 10**decimals / MICRO)
+    # whole numbers all the way: a plan of a thousand pools formats some ten thousand amounts
+    scaled, rest = divmod(above * 10**decimals, below)
+    scaled += 2 * rest > below or (2 * rest == below and scaled % 2 == 1)
     text = f"{scaled // 10**decimals}.{scaled % 10**decimals:0{decimals}d}"
     while decimals > 2 and text.endswith("0"):
         text, decimals = text[:-1], decimals - 1

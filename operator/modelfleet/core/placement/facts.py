@@ -7,7 +7,7 @@ gone or not Ready is *lost*: it serves nobody, and its replacement is placed in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -18,12 +18,13 @@ from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.api.v1alpha1.common import parse_duration
 from modelfleet.api.v1alpha1.modelpool import Flavor, FlavorStatus
 from modelfleet.core.catalogue.match import CPU
-from modelfleet.core.catalogue.offers import Catalogue, ClassOffer
-from modelfleet.core.world import EndpointHealth, Pod, Telemetry, Workload
+from modelfleet.core.clock import Clock
+from modelfleet.core.world import EndpointHealth, Pod, Workload
 
 from .rollout import Rollout, rollout_of
+from .surroundings import Surroundings
 
-__all__ = ["EndpointFacts", "FlavorFacts", "PodFacts", "Seen", "Trouble", "cpu_request", "endpoint_facts", "milli", "pod_facts", "units_per_replica"]
+__all__ = ["EndpointFacts", "FlavorFacts", "PodFacts", "Trouble", "cpu_request", "facts_of", "milli", "units_per_replica"]
 
 IMAGE_REASONS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"}
@@ -42,11 +43,14 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """A flavor that runs pods. ``units``: what one replica takes of its class; ``offer`` None: no such class; ``failing`` pods hold devices in vain."""
+    """A flavor that runs pods. ``resource``: what its class counts, None: no such class; ``units``: what one replica takes of it.
+
+    ``failing`` pods hold devices in vain.
+    """
 
     name: str
     class_name: str
-    offer: ClassOffer | None
+    resource: str | None
     units: int
     limit: int | None
     committed: int
@@ -87,43 +91,36 @@ class EndpointFacts:
 FlavorFacts = PodFacts | EndpointFacts
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A snapshot, indexed. ``workloads`` and ``pods`` by (namespace, pool, flavor); ``node_ready``: every node there is, and whether it is Ready."""
-
-    catalogue: Catalogue
-    workloads: Mapping[tuple[str, str, str], Workload]
-    pods: Mapping[tuple[str, str, str], Sequence[Pod]]
-    node_ready: Mapping[str, bool]
-    telemetry: Telemetry
-    now: datetime
+def facts_of(near: Surroundings, clock: Clock) -> tuple[FlavorFacts, ...]:
+    """The facts of each flavor of a pool, in the order of its spec."""
+    return tuple(
+        _endpoint_facts(near, flavor) if flavor.endpoint is not None else _pod_facts(near, flavor, resource, clock)
+        for flavor, resource in zip(near.pool.spec.flavors, near.resources, strict=True)
+    )
 
 
-def pod_facts(pool: ModelPool, flavor: Flavor, seen: Seen) -> PodFacts:
+def _pod_facts(near: Surroundings, flavor: Flavor, resource: str | None, clock: Clock) -> PodFacts:
     """Count the flavor's pods and look for trouble."""
-    key, now = (pool.metadata.namespace, pool.metadata.name, flavor.name), seen.now
-    workload = seen.workloads.get(key)
-    class_name = flavor.accelerator_class or ""
-    offer = seen.catalogue.classes.get(class_name)
-    alive = sorted((p for p in seen.pods.get(key, ()) if p.phase not in ("Succeeded", "Failed")), key=lambda p: p.name)
+    pool, workload = near.pool, near.workload(flavor.name)
+    alive = [p for p in near.pods if p.flavor == flavor.name and p.phase not in ("Succeeded", "Failed")]
     leaving = [p for p in alive if p.deleting]
     staying = [p for p in alive if not p.deleting]
     pending = [p for p in staying if p.node is None]
-    lost = [p for p in staying if p.node is not None and not seen.node_ready.get(p.node, False)]
-    bound = [p for p in staying if p.node is not None and seen.node_ready.get(p.node, False)]
+    lost = [p for p in staying if p.node is not None and not near.is_ready(p.node)]
+    bound = [p for p in staying if p.node is not None and near.is_ready(p.node)]
     timeout = parse_duration(pool.spec.placement.pending_timeout)
-    failing = [p for p in bound if _is_failing(p, timeout, now)]
+    failing = [p for p in bound if _is_failing(p, timeout, clock)]
     ready = [p for p in bound if p.ready]
     committed = max(0, (workload.replicas if workload else 0) - len(lost))
     missing = committed > len(bound) - len(failing)
     trouble = None
     if missing:
-        trouble = _refused(workload, committed, len(staying)) or _crashing(failing) or _unschedulable(pending, timeout, now)
+        trouble = _refused(workload, committed, len(staying)) or _crashing(failing) or _unschedulable(pending, timeout, clock)
     return PodFacts(
         name=flavor.name,
-        class_name=class_name,
-        offer=offer,
-        units=units_per_replica(pool, flavor, offer),
+        class_name=flavor.accelerator_class or "",
+        resource=resource,
+        units=units_per_replica(pool, flavor, resource),
         limit=flavor.max,
         committed=committed,
         ready=len(ready),
@@ -133,17 +130,17 @@ def pod_facts(pool: ModelPool, flavor: Flavor, seen: Seen) -> PodFacts:
         draining=len(leaving),
         lost=len(lost),
         trouble=trouble,
-        rollout=rollout_of(workload, alive, seen.node_ready, missing=max(0, committed - len(bound)), timeout=timeout, now=now),
-        soonest_timeout=_soonest_timeout(pending, bound, timeout, now),
+        rollout=rollout_of(workload, alive, near.is_ready, missing=max(0, committed - len(bound)), timeout=timeout, clock=clock),
+        soonest_timeout=_soonest_timeout(pending, bound, timeout, clock),
         previous=_previous(pool, flavor),
     )
 
 
-def endpoint_facts(pool: ModelPool, flavor: Flavor, telemetry: Telemetry) -> EndpointFacts:
+def _endpoint_facts(near: Surroundings, flavor: Flavor) -> EndpointFacts:
     """What routers say of the endpoint; while they say nothing fresh, what was known before."""
-    previous = _previous(pool, flavor)
-    health = next((h for h in telemetry.endpoints if h.pool == pool.key and h.flavor == flavor.name), None)
-    if telemetry.fresh:
+    previous = _previous(near.pool, flavor)
+    health = next((h for h in near.endpoints if h.flavor == flavor.name), None)
+    if near.fresh:
         reachable = health.up if health else None
         down = _endpoint_trouble(flavor, health) if health and not health.up else None
     else:
@@ -152,13 +149,13 @@ def endpoint_facts(pool: ModelPool, flavor: Flavor, telemetry: Telemetry) -> End
         if reachable is False and previous:
             known = previous.reason in _ENDPOINT_REASONS
             down = Trouble(FlavorReason(previous.reason) if known else FlavorReason.UNREACHABLE, previous.message)
-    return EndpointFacts(flavor.name, reachable, down, previous.desired if previous else 0, telemetry.fresh, previous)
+    return EndpointFacts(flavor.name, reachable, down, previous.desired if previous else 0, near.fresh, previous)
 
 
-def units_per_replica(pool: ModelPool, flavor: Flavor, offer: ClassOffer | None) -> int:
+def units_per_replica(pool: ModelPool, flavor: Flavor, resource: str | None) -> int:
     """Units of the class's resource that one replica asks for: its devices, or on a cpu class its CPU request in millicores."""
     devices = flavor.devices or 1
-    if offer is None or offer.resource != CPU:
+    if resource != CPU:
         return devices
     asked = cpu_request(pool, flavor)
     return max(1, milli(asked)) if asked else devices * 1000
@@ -196,12 +193,8 @@ def _previous(pool: ModelPool, flavor: Flavor) -> FlavorStatus | None:
     return next((f for f in pool.status.flavors if f.name == flavor.name), None)
 
 
-def _age(since: datetime | None, now: datetime) -> float:
-    return (now - since).total_seconds() if since else 0.0
-
-
-def _is_failing(pod: Pod, timeout: float, now: datetime) -> bool:
-    if pod.ready or _age(pod.created, now) < timeout:
+def _is_failing(pod: Pod, timeout: float, clock: Clock) -> bool:
+    if pod.ready or pod.created is None or not clock.reached(pod.created + timedelta(seconds=timeout)):
         return False
     return pod.waiting_reason in IMAGE_REASONS or (pod.waiting_reason == "CrashLoopBackOff" and pod.restarts >= CRASHES_BEFORE_GIVING_UP)
 
@@ -220,8 +213,8 @@ def _crashing(failing: Sequence[Pod]) -> Trouble | None:
     return Trouble(FlavorReason.CRASH_LOOPING, f"pod {pod.name} does not come up: {pod.waiting_reason}; see its logs and events")
 
 
-def _unschedulable(pending: Sequence[Pod], timeout: float, now: datetime) -> Trouble | None:
-    stuck = [p for p in pending if p.unschedulable_since and _age(p.unschedulable_since, now) >= timeout]
+def _unschedulable(pending: Sequence[Pod], timeout: float, clock: Clock) -> Trouble | None:
+    stuck = [p for p in pending if p.unschedulable_since and clock.reached(p.unschedulable_since + timedelta(seconds=timeout))]
     if not stuck:
         return None
     return Trouble(
@@ -229,11 +222,11 @@ def _unschedulable(pending: Sequence[Pod], timeout: float, now: datetime) -> Tro
     )
 
 
-def _soonest_timeout(pending: Sequence[Pod], bound: Sequence[Pod], timeout: float, now: datetime) -> datetime | None:
+def _soonest_timeout(pending: Sequence[Pod], bound: Sequence[Pod], timeout: float, clock: Clock) -> datetime | None:
     starts = [p.unschedulable_since for p in pending if p.unschedulable_since]
     starts += [p.created for p in bound if p.created and not p.ready and p.waiting_reason]
     ends = [s + timedelta(seconds=timeout) for s in starts]
-    return min((e for e in ends if e > now), default=None)
+    return min((e for e in ends if not clock.reached(e)), default=None)
 
 
 def _endpoint_trouble(flavor: Flavor, health: EndpointHealth) -> Trouble:

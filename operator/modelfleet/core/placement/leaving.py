@@ -8,40 +8,28 @@ the leaving pods hold the devices of their class, and all others are ready, it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 from modelfleet.api.conditions import FlavorReason
-from modelfleet.api.v1alpha1 import ModelPool
-from modelfleet.core.world import Pod, Workload
+from modelfleet.core.world import Workload
 
 from .decision import Leaving, PoolDecision
 from .facts import EndpointFacts, PodFacts
+from .surroundings import Surroundings
 
-__all__ = ["Remains", "leaving_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Remains:
-    """A Deployment that the pool's spec does not describe, and its pods."""
-
-    workload: Workload
-    pods: Sequence[Pod]
+__all__ = ["leaving_of"]
 
 
-def leaving_of(
-    pool: ModelPool, decision: PoolDecision, remains: Sequence[Remains], node_ready: Mapping[str, bool], class_of: Mapping[str, str]
-) -> tuple[Leaving, ...]:
-    """The flavors that leave, sorted by name. ``class_of``: nodes' classes."""
-    described = {f.name for f in pool.spec.flavors if f.endpoint is None}
-    return tuple(_leaving(decision, r, node_ready, class_of) for r in sorted(remains, key=lambda r: r.workload.flavor) if r.workload.flavor not in described)
+def leaving_of(near: Surroundings, decision: PoolDecision) -> tuple[Leaving, ...]:
+    """The flavors that leave, sorted by name."""
+    described = {f.name for f in near.pool.spec.flavors if f.endpoint is None}
+    return tuple(_leaving(near, decision, w) for w in near.workloads if w.flavor not in described)
 
 
-def _leaving(decision: PoolDecision, remains: Remains, node_ready: Mapping[str, bool], class_of: Mapping[str, str]) -> Leaving:
-    bound = [p for p in remains.pods if p.node is not None and node_ready.get(p.node, False) and p.holds_devices and not p.deleting]
+def _leaving(near: Surroundings, decision: PoolDecision, workload: Workload) -> Leaving:
+    pods = [p for p in near.pods if p.flavor == workload.flavor]
+    bound = [p for p in pods if p.node is not None and near.is_ready(p.node) and p.holds_devices and not p.deleting]
     ready = sum(p.ready for p in bound)
-    needed = ready > 0 and not _covered(decision) and not _in_the_way(decision, {class_of.get(p.node or "", "") for p in bound})
-    return Leaving(remains.workload.flavor, ready, len(bound), needed)
+    needed = ready > 0 and not _covered(decision) and not _in_the_way(decision, {near.class_of(p.node or "") for p in bound})
+    return Leaving(workload.flavor, ready, len(bound), needed)
 
 
 def _covered(decision: PoolDecision) -> bool:

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from modelfleet.api.conditions import FlavorReason
 from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.api.v1alpha1.common import parse_duration
+from modelfleet.core.clock import Clock
 
 from .decision import FlavorDecision, PoolDecision
 from .facts import EndpointFacts, FlavorFacts, PodFacts, Trouble
@@ -27,6 +28,8 @@ from .words import Circumstances, explain_flavors
 __all__ = ["Rules", "hold_pool", "place_pool", "wanted_replicas"]
 
 BACKOFF_REASONS = frozenset({FlavorReason.PENDING_TIMEOUT, FlavorReason.QUOTA_EXCEEDED, FlavorReason.PODS_REFUSED, FlavorReason.CRASH_LOOPING})
+
+_REASONS = frozenset(FlavorReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +89,25 @@ def wanted_replicas(pool: ModelPool) -> int:
     return max(scaling.min, min(pool.spec.replicas, scaling.max))
 
 
-def place_pool(rules: Rules, facts: Sequence[FlavorFacts], slots: Slots, now: datetime) -> PoolDecision:
+def place_pool(rules: Rules, facts: Sequence[FlavorFacts], slots: Slots, clock: Clock) -> PoolDecision:
     """Decide a pool; ``slots`` holds what other pools leave, and keeps what this one takes."""
-    moment = now.replace(microsecond=0)
     benches = [Bench(f) for f in facts]
     for bench in benches:
-        _back_off(rules, bench, slots, now, moment)
+        _back_off(rules, bench, slots, clock)
     _hold(rules, benches, slots)
     unplaced = _grow(rules, benches, slots)
-    _return(rules, benches, slots, now, moment)
+    _return(rules, benches, slots, clock)
     _fill(rules, benches)
     _roll(rules, benches, slots)
     _keep(rules, benches)
     slots.release(rules.key)
     reserve(rules.key, [(b.facts, b.target + b.kept) for b in benches], slots)
     decisions = tuple(FlavorDecision(b.facts, b.target + b.kept, FlavorReason.STANDBY, "", b.free_since, b.retry_after, b.in_place) for b in benches)
-    decision = PoolDecision(rules.key, rules.wanted, decisions, unplaced, _timers(rules, benches, now))
+    decision = PoolDecision(rules.key, rules.wanted, decisions, unplaced, _timers(rules, benches, clock))
     returning = frozenset(b.facts.name for b in benches if b.started_return or _is_returning(b, benches))
     troubles = {b.facts.name: b.trouble for b in benches if b.trouble is not None}
     rollouts = {b.facts.name: b.rollout_words for b in benches if b.rollout_words}
-    return explain_flavors(decision, Circumstances(slots, troubles, returning, rollouts, moment, timedelta(seconds=rules.return_after)))
+    return explain_flavors(decision, Circumstances(slots, troubles, returning, rollouts, clock, timedelta(seconds=rules.return_after)))
 
 
 def hold_pool(rules: Rules, facts: Sequence[FlavorFacts], slots: Slots) -> PoolDecision:
@@ -131,25 +133,25 @@ def reserve(key: str, wants: Sequence[tuple[FlavorFacts, int]], slots: Slots) ->
             slots.take(key, fact.class_name, fact.units, replicas - fact.bound)
 
 
-def _back_off(rules: Rules, bench: Bench, slots: Slots, now: datetime, moment: datetime) -> None:
+def _back_off(rules: Rules, bench: Bench, slots: Slots, clock: Clock) -> None:
     fact, before = bench.facts, bench.facts.previous
     if isinstance(fact, EndpointFacts):
         bench.trouble = fact.down
         return
     trouble = fact.trouble
-    if trouble and trouble.reason is FlavorReason.PENDING_TIMEOUT and not slots.count(fact.class_name, fact.units):
+    if trouble and trouble.reason is FlavorReason.PENDING_TIMEOUT and not slots.count(fact.class_name, fact.units, 1):
         trouble = None  # the class is full, which has its own name and its own way out
     elif trouble and trouble.reason is FlavorReason.PENDING_TIMEOUT and fact.rollout.in_place:
         # it waited for its predecessor's device: its own time began when that became free
-        bench.free_since = (before.free_since if before else None) or moment
+        bench.free_since = (before.free_since if before else None) or clock.second()
         bench.chance_ends = bench.free_since + timedelta(seconds=rules.pending_timeout)
-        trouble = trouble if now >= bench.chance_ends else None
-    running = before.retry_after if before and before.retry_after and before.retry_after > now and not rules.spec_changed else None
+        trouble = trouble if clock.reached(bench.chance_ends) else None
+    running = before.retry_after if before and before.retry_after and not rules.spec_changed and not clock.reached(before.retry_after) else None
     remembered = Trouble(_known_reason(before.reason), before.message) if before and running and before.reason in BACKOFF_REASONS else None
     if trouble and running and remembered and remembered.reason is trouble.reason:
         bench.retry_after, bench.trouble = running, remembered
     elif trouble:
-        bench.retry_after = moment + timedelta(seconds=max(rules.pending_timeout, rules.return_after))
+        bench.retry_after = clock.second() + timedelta(seconds=max(rules.pending_timeout, rules.return_after))
         bench.trouble = trouble
     elif running and fact.ready < max(1, rules.wanted):
         bench.retry_after = running
@@ -160,13 +162,14 @@ def _limit(fact: PodFacts, replicas: int) -> int:
     return replicas if fact.limit is None else min(replicas, fact.limit)
 
 
-def _room(bench: Bench, slots: Slots) -> int:
-    """Replicas that the flavor could take on now, whether or not it is resting."""
+def _room(bench: Bench, slots: Slots, most: int) -> int:
+    """Replicas that the flavor could take on now, up to ``most``, whether or not it is resting."""
     fact = bench.facts
     if isinstance(fact, EndpointFacts):
-        return 0 if fact.down else 1_000_000
+        return 0 if fact.down else most
+    most = max(0, _limit(fact, bench.held + most) - bench.held)
     has_device = max(0, fact.bound - bench.held)
-    return max(0, _limit(fact, bench.held + has_device + slots.count(fact.class_name, fact.units)) - bench.held)
+    return most if most <= has_device else has_device + slots.count(fact.class_name, fact.units, most - has_device)
 
 
 def _take(rules: Rules, bench: Bench, replicas: int, slots: Slots) -> None:
@@ -187,7 +190,7 @@ def _hold(rules: Rules, benches: Sequence[Bench], slots: Slots) -> None:
         elif bench.resting:
             bench.held = _limit(fact, min(fact.committed, fact.live))
         else:
-            _take(rules, bench, min(fact.committed, _limit(fact, _room(bench, slots) + fact.rollout.awaited)), slots)
+            _take(rules, bench, min(fact.committed, _limit(fact, _room(bench, slots, fact.committed) + fact.rollout.awaited)), slots)
 
 
 def _grow(rules: Rules, benches: Sequence[Bench], slots: Slots) -> int:
@@ -195,13 +198,13 @@ def _grow(rules: Rules, benches: Sequence[Bench], slots: Slots) -> int:
     spare = max(0, rules.wanted - sum(b.held for b in benches))
     for candidates in ([b for b in benches if not b.resting], [b for b in benches if b.resting]):
         for bench in candidates:
-            given = min(spare, _room(bench, slots))
+            given = _room(bench, slots, spare)
             _take(rules, bench, given, slots)
             spare -= given
     return spare
 
 
-def _return(rules: Rules, benches: Sequence[Bench], slots: Slots, now: datetime, moment: datetime) -> None:
+def _return(rules: Rules, benches: Sequence[Bench], slots: Slots, clock: Clock) -> None:
     """Keep the timers of flavors that have room while later ones are in use, and start at most one replica back."""
     settled = sum(b.held for b in benches) <= rules.wanted
     for index, bench in enumerate(benches):
@@ -210,14 +213,14 @@ def _return(rules: Rules, benches: Sequence[Bench], slots: Slots, now: datetime,
         if isinstance(bench.facts, EndpointFacts) and not bench.facts.fresh:
             bench.free_since = before if later else None
             continue
-        if not later or not _room(bench, slots):
+        if not later or not _room(bench, slots, 1):
             continue
-        bench.free_since = before or moment
+        bench.free_since = before or clock.second()
         due = bench.free_since + timedelta(seconds=rules.return_after)
-        if settled and now >= due and not bench.resting:
+        if settled and not bench.resting and clock.reached(due):
             _take(rules, bench, 1, slots)
             bench.started_return, settled = True, False
-            if not _room(bench, slots):
+            if not _room(bench, slots, 1):
                 bench.free_since = None
 
 
@@ -250,7 +253,7 @@ def _waits(bench: Bench, slots: Slots) -> bool:
     if not isinstance(fact, PodFacts) or not bench.target or (bench.resting and bench.held < fact.committed):
         return False
     begun = fact.rollout.in_place and (fact.rollout.mixed or fact.ready < fact.committed)
-    return begun or (bool(fact.rollout.stuck) and not slots.count(fact.class_name, fact.units))
+    return begun or (bool(fact.rollout.stuck) and not slots.count(fact.class_name, fact.units, 1))
 
 
 def _cover(rules: Rules, later: Sequence[Bench], slots: Slots) -> Bench | None:
@@ -258,7 +261,7 @@ def _cover(rules: Rules, later: Sequence[Bench], slots: Slots) -> Bench | None:
     for bench in later:
         if bench.resting:
             continue
-        if bench.held <= bench.target and _room(bench, slots):
+        if bench.held <= bench.target and _room(bench, slots, 1):
             _take(rules, bench, 1, slots)
         if bench.held > bench.target:
             bench.cover = 1
@@ -289,13 +292,13 @@ def _is_returning(bench: Bench, benches: Sequence[Bench]) -> bool:
     return coming and any(b.kept for b in benches[position + 1 :])
 
 
-def _timers(rules: Rules, benches: Sequence[Bench], now: datetime) -> tuple[datetime, ...]:
+def _timers(rules: Rules, benches: Sequence[Bench], clock: Clock) -> tuple[datetime, ...]:
     timers = [b.retry_after for b in benches if b.retry_after]
     timers += [b.free_since + timedelta(seconds=rules.return_after) for b in benches if b.free_since and not b.resting]
     timers += [b.chance_ends for b in benches if b.chance_ends]
     timers += [b.facts.soonest_timeout for b in benches if isinstance(b.facts, PodFacts) and b.facts.soonest_timeout]
-    return tuple(sorted(t for t in timers if t > now))
+    return tuple(sorted(t for t in timers if not clock.reached(t)))
 
 
 def _known_reason(text: str) -> FlavorReason:
-    return FlavorReason(text) if text in set(FlavorReason) else FlavorReason.STANDBY
+    return FlavorReason(text) if text in _REASONS else FlavorReason.STANDBY

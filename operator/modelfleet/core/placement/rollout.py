@@ -22,10 +22,11 @@ the old revision serves on, and the status says what the scheduler said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 
+from modelfleet.core.clock import Clock
 from modelfleet.core.world import Pod, Workload
 
 __all__ = ["Rollout", "rollout_of"]
@@ -45,14 +46,14 @@ class Rollout:
     awaited: int = 0
 
 
-def rollout_of(workload: Workload | None, pods: Sequence[Pod], node_ready: Mapping[str, bool], *, missing: int, timeout: float, now: datetime) -> Rollout:
+def rollout_of(workload: Workload | None, pods: Sequence[Pod], is_ready: Callable[[str], bool], *, missing: int, timeout: float, clock: Clock) -> Rollout:
     """From a flavor's living pods. ``missing``: replicas asked for that are not bound to a Ready node; ``timeout`` in seconds."""
     staying = [p for p in pods if not p.deleting]
     pending = sorted((p for p in staying if p.node is None), key=lambda p: p.name)
     in_place = workload is not None and workload.in_place
     held_back = {p.revision for p in pending}
-    yielding = [p for p in pods if p.deleting and p.node is not None and node_ready.get(p.node, False) and p.revision not in held_back]
-    stuck = [p for p in pending if _is_stuck(p, timeout, now) and any(o.node is not None and o.revision != p.revision for o in staying)]
+    yielding = [p for p in pods if p.deleting and p.node is not None and is_ready(p.node) and p.revision not in held_back]
+    stuck = [p for p in pending if _is_stuck(p, timeout, clock) and any(o.node is not None and o.revision != p.revision for o in staying)]
     return Rollout(
         mixed=len({p.revision for p in pods}) > 1,
         stuck=f"pod {stuck[0].name}: {stuck[0].unschedulable_message or 'no reason given'}" if stuck else "",
@@ -61,5 +62,5 @@ def rollout_of(workload: Workload | None, pods: Sequence[Pod], node_ready: Mappi
     )
 
 
-def _is_stuck(pod: Pod, timeout: float, now: datetime) -> bool:
-    return pod.unschedulable_since is not None and (now - pod.unschedulable_since).total_seconds() >= timeout
+def _is_stuck(pod: Pod, timeout: float, clock: Clock) -> bool:
+    return pod.unschedulable_since is not None and clock.reached(pod.unschedulable_since + timedelta(seconds=timeout))

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from modelfleet.api.conditions import FlavorReason
-from modelfleet.core.catalogue.offers import ClassOffer
+from modelfleet.core.catalogue.match import CPU
+from modelfleet.core.clock import Clock
 
 from .decision import FlavorDecision, PoolDecision
 from .facts import EndpointFacts, PodFacts, Trouble
-from .slots import Slots
+from .slots import Room, Slots
 
 __all__ = ["Circumstances", "explain_flavors"]
 
@@ -35,7 +36,7 @@ class Circumstances:
     troubles: Mapping[str, Trouble]
     returning: frozenset[str]
     rollouts: Mapping[str, str]
-    now: datetime
+    clock: Clock
     return_after: timedelta
 
 
@@ -71,38 +72,39 @@ def _why_no_more(flavor: FlavorDecision, about: Circumstances, *, needed: bool) 
         if flavor.free_since is None:
             return FlavorReason.STANDBY, ""
         return FlavorReason.WAITING_TO_RETURN, f"reachable since {_clock(flavor.free_since)}; returns at {_clock(flavor.free_since + about.return_after)}"
-    if facts.offer is None:
+    if facts.resource is None:
         return FlavorReason.CLASS_NOT_FOUND, f"there is no usable AcceleratorClass {facts.class_name}"
     if needed:
-        return _cannot_hold_more(flavor, facts, facts.offer, about)
+        return _cannot_hold_more(flavor, facts, about)
     return (FlavorReason.DRAINING, f"{facts.draining} leaving") if facts.draining and not flavor.desired else (FlavorReason.STANDBY, "")
 
 
-def _cannot_hold_more(flavor: FlavorDecision, facts: PodFacts, offer: ClassOffer, about: Circumstances) -> tuple[FlavorReason, str]:
-    if not offer.nodes:
-        return FlavorReason.NO_MATCHING_NODES, f"no node has devices of {facts.class_name} since {_since(flavor, FlavorReason.NO_MATCHING_NODES, about.now)}"
+def _cannot_hold_more(flavor: FlavorDecision, facts: PodFacts, about: Circumstances) -> tuple[FlavorReason, str]:
+    room = about.slots.room(facts.class_name, facts.units)
+    if not room.nodes:
+        return FlavorReason.NO_MATCHING_NODES, f"no node has devices of {facts.class_name} since {_since(flavor, FlavorReason.NO_MATCHING_NODES, about.clock)}"
     if facts.limit is not None and flavor.desired >= facts.limit:
         return FlavorReason.AT_MAX, f"at its max of {facts.limit}"
     if flavor.free_since is not None:
         due = _clock(flavor.free_since + about.return_after)
         return FlavorReason.WAITING_TO_RETURN, f"{facts.class_name} has had a free device since {_clock(flavor.free_since)}; returns at {due}"
-    return FlavorReason.NO_FREE_DEVICE, f"{_free_of(facts, offer, about.slots)} since {_since(flavor, FlavorReason.NO_FREE_DEVICE, about.now)}"
+    return FlavorReason.NO_FREE_DEVICE, f"{_free_of(facts, room, about.slots)} since {_since(flavor, FlavorReason.NO_FREE_DEVICE, about.clock)}"
 
 
-def _free_of(facts: PodFacts, offer: ClassOffer, slots: Slots) -> str:
-    free = offer.free_devices
-    text = f"{free} of {offer.allocatable_devices} {'cores' if offer.unit > 1 else 'devices'} free ({facts.class_name})"
+def _free_of(facts: PodFacts, room: Room, slots: Slots) -> str:
+    free, unit = room.free_devices, 1000 if facts.resource == CPU else 1
+    text = f"{free} of {room.allocatable_devices} {'cores' if unit > 1 else 'devices'} free ({facts.class_name})"
     if not free:
         return text
-    if any(n.free >= facts.units for n in offer.nodes) and not slots.count(facts.class_name, facts.units):
+    if room.fits and not slots.count(facts.class_name, facts.units, 1):
         return f"{text}, promised to other replicas"
-    return f"{text}, {facts.units / offer.unit:g} needed on one node"
+    return f"{text}, {facts.units / unit:g} needed on one node"
 
 
-def _since(flavor: FlavorDecision, reason: FlavorReason, now: datetime) -> str:
+def _since(flavor: FlavorDecision, reason: FlavorReason, clock: Clock) -> str:
     before = flavor.facts.previous
     said = _SINCE.search(before.message) if before and (before.reason == reason or before.message.startswith("holds ")) else None
-    return said.group(1) if said else _clock(now)
+    return said.group(1) if said else _clock(clock.second())
 
 
 def _clock(moment: datetime) -> str:

@@ -7,13 +7,13 @@ that needs none, and binary suffixes stay binary.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 __all__ = ["canonical_quantity"]
 
-_QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
-_DECIMAL = [("E", 18), ("P", 15), ("T", 12), ("G", 9), ("M", 6), ("k", 3), ("", 0), ("m", -3), ("u", -6), ("n", -9)]
-_BINARY = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)]
+_QUANTITY = re.compile(r"^([0-9]+)(?:\.([0-9]+))?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
+_DECIMAL = {"E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "": 0, "m": -3, "u": -6, "n": -9}
+_BINARY = {"Ei": 60, "Pi": 50, "Ti": 40, "Gi": 30, "Mi": 20, "Ki": 10}
+_NANO = 9
 
 
 def canonical_quantity(text: str) -> str:
@@ -25,25 +25,30 @@ def canonical_quantity(text: str) -> str:
     matched = _QUANTITY.match(text)
     if matched is None:
         raise ValueError(f"{text!r} is not a quantity: write 500m, 2 or 16Gi")
-    number, suffix = Fraction(matched.group(1)), matched.group(2) or ""
-    if suffix.endswith("i"):
-        return _canonical_binary(number * 2 ** dict(_BINARY)[suffix])
-    return _canonical_decimal(number * Fraction(10) ** dict(_DECIMAL)[suffix])
+    whole, decimals, suffix = matched.group(1), matched.group(2) or "", matched.group(3) or ""
+    # digits over a power of ten: a plan of a thousand pools writes some ten thousand quantities, and fractions are slow
+    digits, places = int(whole + decimals), len(decimals)
+    if suffix in _BINARY:
+        return _canonical_binary(digits << _BINARY[suffix], places)
+    return _canonical_decimal(digits, places - _DECIMAL[suffix])
 
 
-def _canonical_binary(value: Fraction) -> str:
-    if value.denominator != 1:
-        return _canonical_decimal(value)
-    for suffix, power in _BINARY:
-        if value and value % 2**power == 0:
-            return f"{int(value / 2**power)}{suffix}"
-    return str(int(value))
+def _canonical_binary(digits: int, places: int) -> str:
+    value, rest = divmod(digits, 10**places)
+    if rest:
+        return _canonical_decimal(digits, places)
+    for suffix, power in _BINARY.items():
+        if value and not value & ((1 << power) - 1):
+            return f"{value >> power}{suffix}"
+    return str(value)
 
 
-def _canonical_decimal(value: Fraction) -> str:
-    for suffix, power in _DECIMAL:
-        scaled = value / Fraction(10) ** power
-        if scaled.denominator == 1 and (scaled or not suffix):
-            return f"{int(scaled)}{suffix}"
-    nano = -int(-(value * 10**9) // 1)
-    return f"{nano}n"
+def _canonical_decimal(digits: int, places: int) -> str:
+    """``digits / 10**places`` with the largest suffix that needs no fraction; below a billionth it is rounded up."""
+    if places > _NANO:
+        digits, places = -(-digits // 10 ** (places - _NANO)), _NANO
+    for suffix, power in list(_DECIMAL.items())[:-1]:
+        value, rest = divmod(digits, 10 ** (places + power)) if places + power >= 0 else (digits * 10 ** -(places + power), 0)
+        if not rest and (value or not suffix):
+            return f"{value}{suffix}"
+    return f"{digits * 10 ** (_NANO - places)}n"

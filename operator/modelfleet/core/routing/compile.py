@@ -8,18 +8,18 @@ plan is made in ``policies.py``, what is behind a pool in ``pools.py``. Not deci
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from modelfleet.api.conditions import ConditionType, RoutingPolicyReason
 from modelfleet.api.v1alpha1 import RoutingPolicy
 
-from .ir import EntrypointPlan, PolicyPlan, Problem, RoutingPlan, RoutingWorld, TeamRoute
+from .ir import EntrypointPlan, PolicyPlan, Problem, RoutingPlan, RoutingWorld, SecretRef, TeamRoute
 from .policies import NOTHING, digest, policy_plan, policy_target, pool_key, pool_target
 from .pools import PoolBehind, pool_behind, prices_of
 
-__all__ = ["NOTHING", "compile_routes"]
+__all__ = ["NOTHING", "compile_routes", "problems_of"]
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 
@@ -28,12 +28,8 @@ def compile_routes(world: RoutingWorld) -> RoutingPlan:
     """The plan of every policy of the world; never raises for objects that parse. Equal worlds give equal plans."""
     pools = {pool.key: pool_behind(pool, world) for pool in sorted(world.pools, key=lambda p: p.key)}
     owners = _owners(world)
-    problems: list[Problem] = []
     policies: list[PolicyPlan] = []
     for policy in sorted(world.policies, key=lambda p: p.key):
-        problems += _conflicts(policy, owners)
-        problems += _unresolved(policy, pools)
-        problems += _dangling(policy)
         entrypoints = tuple(EntrypointPlan(e.name, e.rule) for e in policy.spec.entrypoints if owners[e.name] == policy.key)
         if entrypoints and not _dangling(policy):
             policies.append(policy_plan(policy, entrypoints, pools))
@@ -46,12 +42,23 @@ def compile_routes(world: RoutingWorld) -> RoutingPlan:
         pod_clusters=tuple(p.pods for p in pools.values() if p.pods is not None and p.pods.name in used),
         remote_clusters=tuple(r for p in pools.values() for r in p.remotes if r.name in used),
         dropped=tuple(r for key, p in pools.items() if key in named for r in (*p.forbidden, *p.keyless)),
-        problems=tuple(sorted(problems, key=lambda p: (p.policy, p.type, p.reason, p.message))),
+        problems=_problems(world, pools, {key: pool.missing for key, pool in pools.items()}),
         prices=prices_of(world.pools),
         teams=_teams(world.teams, owners),
         team_addresses=tuple(sorted(world.team_addresses)) if world.teams else (),
     )
     return replace(plan, version=digest([*([p.key, p.version] for p in plan.policies), *([t.key, t.version] for t in plan.teams)]))
+
+
+def problems_of(world: RoutingWorld) -> tuple[Problem, ...]:
+    """What is wrong with the policies where Secrets are not known: the ``problems`` of the plan, without the plan. Of the pools only their keys matter."""
+    return _problems(world, {pool.key for pool in world.pools}, {})
+
+
+def _problems(world: RoutingWorld, pools: Container[str], missing: Mapping[str, tuple[SecretRef, ...]]) -> tuple[Problem, ...]:
+    owners = _owners(world)
+    found = [p for policy in world.policies for p in (*_conflicts(policy, owners), *_unresolved(policy, pools, missing), *_dangling(policy))]
+    return tuple(sorted(found, key=lambda p: (p.policy, p.type, p.reason, p.message)))
 
 
 def _targets(world: RoutingWorld, pools: Mapping[str, PoolBehind]) -> list[PolicyPlan]:
@@ -112,10 +119,10 @@ def _dangling(policy: RoutingPolicy) -> list[Problem]:
     return [Problem(policy.key, ConditionType.ACCEPTED, RoutingPolicyReason.INVALID, "; ".join(dict.fromkeys(lost)))] if lost else []
 
 
-def _unresolved(policy: RoutingPolicy, pools: Mapping[str, PoolBehind]) -> list[Problem]:
+def _unresolved(policy: RoutingPolicy, pools: Container[str], missing: Mapping[str, tuple[SecretRef, ...]]) -> list[Problem]:
     named = sorted({pool_key(policy, c) for c in policy.spec.candidates})
     absent = [key for key in named if key not in pools]
-    secrets = sorted({ref for key in named if key in pools for ref in pools[key].missing})
+    secrets = sorted({ref for key in named for ref in missing.get(key, ())})
     problems = []
     if absent:
         message = "no such ModelPool: " + ", ".join(absent)

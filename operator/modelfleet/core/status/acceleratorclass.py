@@ -6,20 +6,20 @@ would else wait for hardware that the cluster does not have.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from modelfleet.api.conditions import AcceleratorClassReason, ConditionType
 from modelfleet.api.v1alpha1 import AcceleratorClass
 from modelfleet.api.v1alpha1.acceleratorclass import AcceleratorClassStatus, DeviceCounts
 from modelfleet.core.catalogue.offers import ClassOffer
+from modelfleet.core.clock import Clock
 
 from .conditions import Finding, merge_conditions
 
 __all__ = ["acceleratorclass_status", "device_counts"]
 
 
-def acceleratorclass_status(accelerator: AcceleratorClass, offer: ClassOffer, pending_pods: int, now: datetime) -> dict[str, Any]:
+def acceleratorclass_status(accelerator: AcceleratorClass, offer: ClassOffer, pending_pods: int, clock: Clock) -> dict[str, Any]:
     """The whole status. ``pending_pods``: model servers that wait for a device of the class."""
     counts = device_counts(offer, pending_pods)
     generation = accelerator.metadata.generation
@@ -32,7 +32,7 @@ def acceleratorclass_status(accelerator: AcceleratorClass, offer: ClassOffer, pe
         observed_generation=generation,
         nodes=len(offer.nodes),
         devices=counts,
-        conditions=merge_conditions(accelerator.status.conditions, [finding], now, generation),
+        conditions=merge_conditions(accelerator.status.conditions, [finding], clock, generation),
     ).to_wire()
 
 

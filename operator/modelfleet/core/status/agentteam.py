@@ -14,6 +14,7 @@ from typing import Any, Final
 from modelfleet.api.conditions import AgentTeamReason, ConditionType
 from modelfleet.api.v1alpha1 import AgentTeam
 from modelfleet.api.v1alpha1.agentteam import Bounds, MapReduce, RoleStatus, WorstPrice
+from modelfleet.core.clock import Clock
 from modelfleet.core.economics.money import format_exact
 from modelfleet.core.teams.budget import reservation
 from modelfleet.core.teams.estimate import Estimate, estimate
@@ -63,7 +64,7 @@ def agentteam_status(team: AgentTeam, plans: TeamsPlan, settled: frozenset[str],
         "strategy": "chain" if team.spec.strategy.chain is not None else "mapReduce",
         "modelNames": [name for name in (team.key, team.metadata.name) if plans.names.get(name) == team.key],
         "roles": [_role(name, team, targets, cost).to_wire() for name in sorted(targets)],
-        "conditions": to_wire(merge_conditions(team.status.conditions, written, now, generation)),
+        "conditions": to_wire(merge_conditions(team.status.conditions, written, Clock(now), generation)),
     }
     if plan is not None and cost is not None:
         status |= {"revision": plan.revision, "bounds": _bounds(cost).to_wire()}

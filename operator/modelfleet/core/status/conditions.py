@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 from modelfleet.api.conditions import ConditionType
 from modelfleet.api.parse import one_line
 from modelfleet.api.v1alpha1.common import Condition
+from modelfleet.core.clock import Clock
 
 __all__ = ["Finding", "bounded", "merge_conditions", "to_wire"]
 
@@ -30,15 +30,15 @@ class Finding:
     message: str = ""
 
 
-def merge_conditions(old: Iterable[Condition], new: Sequence[Finding], now: datetime, generation: int) -> list[Condition]:
+def merge_conditions(old: Iterable[Condition], new: Sequence[Finding], clock: Clock, generation: int) -> list[Condition]:
     """Conditions for ``new``, sorted by type; times of those whose status did not change come from ``old``, and types that are not in ``new`` are dropped."""
     before = {c.type: c for c in old}
-    return [_merged(before.get(f.type), f, now.replace(microsecond=0), generation) for f in sorted(new, key=lambda f: f.type)]
+    return [_merged(before.get(f.type), f, clock, generation) for f in sorted(new, key=lambda f: f.type)]
 
 
-def _merged(before: Condition | None, finding: Finding, now: datetime, generation: int) -> Condition:
+def _merged(before: Condition | None, finding: Finding, clock: Clock, generation: int) -> Condition:
     status = _word(finding.status)
-    since = before.last_transition_time if before is not None and before.status == status else now
+    since = before.last_transition_time if before is not None and before.status == status else clock.second()
     return Condition(
         type=str(finding.type),
         status=status,

@@ -12,23 +12,19 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from modelfleet.api.v1alpha1 import AcceleratorClass, ModelPool
+from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.api.v1alpha1.modelpool import Cost, Flavor, FlavorPrice, PerMillionTokens
 from modelfleet.core.economics.money import format_dollars, format_exact
 from modelfleet.core.economics.price import TokenPrice, cost_per_hour, full_load_price, list_price, live_per_million
 from modelfleet.core.placement.decision import PoolDecision
 from modelfleet.core.placement.facts import PodFacts
-from modelfleet.core.world import Served, Telemetry
+from modelfleet.core.placement.surroundings import SPELLS, Surroundings
+from modelfleet.core.world import Served
 
 __all__ = ["Figures", "figures_of", "two_digits"]
 
 STEADY: Final = Fraction(1, 10)
 """A scraped figure that moved by no more than a tenth since it was written is left as it is."""
-
-
-SHORTEST_WINDOW: Final = 60.0
-FIRST_WINDOW: Final = 10.0
-"""Seconds of telemetry below which a rate says more about chance than about the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +41,15 @@ class Figures:
     tokens_per_second: str | None
 
 
-def figures_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, AcceleratorClass], telemetry: Telemetry) -> Figures:
+def figures_of(near: Surroundings, decision: PoolDecision) -> Figures:
     """All figures of a pool."""
+    pool = near.pool
     replica: dict[str, int] = {}
     full_load: dict[str, TokenPrice] = {}
     listed: dict[str, TokenPrice] = {}
-    for flavor in pool.spec.flavors:
+    for flavor, accelerator in zip(pool.spec.flavors, near.classes, strict=True):
         facts = decision.flavor(flavor.name).facts
-        per_hour = cost_per_hour(facts.units, classes.get(flavor.accelerator_class or "")) if isinstance(facts, PodFacts) else None
+        per_hour = cost_per_hour(facts.units, accelerator) if isinstance(facts, PodFacts) else None
         if per_hour is not None:
             replica[flavor.name] = per_hour
         at_full_load = full_load_price(per_hour, flavor.capacity.tokens_per_second if flavor.capacity else None)
@@ -61,9 +58,10 @@ def figures_of(pool: ModelPool, decision: PoolDecision, classes: Mapping[str, Ac
         on_list = list_price(flavor)
         if on_list is not None:
             listed[flavor.name] = on_list
-    served = [s for s in telemetry.served if s.pool == pool.key and 0 < s.window <= 3600 and s.input_tokens >= 0 and s.output_tokens >= 0]
+    served = [s for s in near.served if 0 < s.window <= 3600 and s.input_tokens >= 0 and s.output_tokens >= 0]
     # a window that has just begun says little, but where nothing was known it says more than nothing
-    known = telemetry.fresh and not _is_shorter(telemetry, SHORTEST_WINDOW if _has_figures(pool) else FIRST_WINDOW)
+    longest, first = SPELLS
+    known = near.fresh and near.seen_for >= (longest if _has_figures(pool) else first)
     return Figures(
         replica,
         full_load,
@@ -83,11 +81,6 @@ def two_digits(value: Fraction) -> int:
 def _has_figures(pool: ModelPool) -> bool:
     cost = pool.status.cost
     return cost is not None and cost.per_million_tokens.live is not None
-
-
-def _is_shorter(telemetry: Telemetry, seconds: float) -> bool:
-    """All records share one window; without any record, gateways that serve nobody were seen, and nothing is zero."""
-    return any(s.window < seconds for s in telemetry.served)
 
 
 def _price_of(flavor: Flavor, full_load: Mapping[str, TokenPrice], listed: Mapping[str, TokenPrice]) -> FlavorPrice | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelfleet.api.conditions import AcceleratorClassReason, AgentTeamReason, ConditionType, ModelPoolReason, RoutingPolicyReason
 from modelfleet.api.parse import InvalidObject
+from modelfleet.core.clock import Clock
 
 from .conditions import Finding, merge_conditions, to_wire
 
@@ -31,4 +32,4 @@ def invalid_status(broken: InvalidObject, now: datetime) -> dict[str, Any]:
     ]
     if broken.kind in ("RoutingPolicy", "AgentTeam"):
         findings.append(Finding(ConditionType.ACCEPTED, False, reason, message))
-    return {"observedGeneration": broken.generation, "conditions": to_wire(merge_conditions(broken.conditions, findings, now, broken.generation))}
+    return {"observedGeneration": broken.generation, "conditions": to_wire(merge_conditions(broken.conditions, findings, Clock(now), broken.generation))}

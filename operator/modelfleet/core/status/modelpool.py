@@ -10,12 +10,12 @@ when there are no pods; but the pool promises no capacity, so no endpoint is cal
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Final
 
 from modelfleet.api.conditions import ConditionType, FlavorReason, ModelPoolReason
 from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.api.v1alpha1.modelpool import Flavor, FlavorStatus, LastDecision, ModelPoolStatus, Reason
+from modelfleet.core.clock import Clock
 from modelfleet.core.economics.money import format_dollars
 from modelfleet.core.placement.decision import FlavorDecision, Leaving, PoolDecision
 from modelfleet.core.placement.facts import EndpointFacts, PodFacts
@@ -41,7 +41,7 @@ ONLY_THE_USER_CAN_HELP: Final = frozenset(
 MAX_REASONS: Final = 16
 
 
-def modelpool_status(pool: ModelPool, decision: PoolDecision, figures: Figures, selector: str, now: datetime) -> dict[str, Any]:
+def modelpool_status(pool: ModelPool, decision: PoolDecision, figures: Figures, selector: str, clock: Clock) -> dict[str, Any]:
     """The whole status. ``selector``: labels of the pool's pods, for the scale subresource."""
     flavors = [_flavor_status(f, d, figures) for f, d in zip(pool.spec.flavors, decision.flavors, strict=True)]
     pods = [f.facts for f in decision.flavors if isinstance(f.facts, PodFacts)]
@@ -58,8 +58,8 @@ def modelpool_status(pool: ModelPool, decision: PoolDecision, figures: Figures, 
         flavors=flavors,
         cost=figures.cost,
         price=list(figures.prices),
-        last_decision=_last_decision(pool, decision, now),
-        conditions=merge_conditions(pool.status.conditions, _findings(pool, decision), now, generation),
+        last_decision=_last_decision(pool, decision, clock),
+        conditions=merge_conditions(pool.status.conditions, _findings(pool, decision), clock, generation),
     ).to_wire()
 
 
@@ -111,7 +111,7 @@ def _summary(decision: PoolDecision) -> str:
     return " ".join(used) or "-"
 
 
-def _last_decision(pool: ModelPool, decision: PoolDecision, now: datetime) -> LastDecision | None:
+def _last_decision(pool: ModelPool, decision: PoolDecision, clock: Clock) -> LastDecision | None:
     changed = changed_replicas(pool, decision)
     if not changed:
         return pool.status.last_decision
@@ -119,7 +119,7 @@ def _last_decision(pool: ModelPool, decision: PoolDecision, now: datetime) -> La
     first = decision.flavors[0]
     why = next((f"{f.name}: {f.message}" for f in decision.flavors if f.message), f"{first.name}: {first.reason}")
     reasons = [Reason(code=str(f.reason), flavor=f.name, detail=f.message) for f in decision.flavors][:MAX_REASONS]
-    return LastDecision(time=now.replace(microsecond=0), summary=f"{moves} ({why})", reasons=reasons)
+    return LastDecision(time=clock.second(), summary=f"{moves} ({why})", reasons=reasons)
 
 
 def _findings(pool: ModelPool, decision: PoolDecision) -> list[Finding]:

@@ -6,12 +6,12 @@ The entries of ``status.gateways`` belong to the routers, one each; they are rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from modelfleet.api.conditions import ConditionType, RoutingPolicyReason
 from modelfleet.api.v1alpha1 import AgentTeam, RoutingPolicy
 from modelfleet.api.v1alpha1.routingpolicy import GatewayStatus
+from modelfleet.core.clock import Clock
 from modelfleet.core.plan import GatewayEntry
 from modelfleet.core.routing.ir import Problem
 from modelfleet.core.world import Gateway
@@ -21,7 +21,7 @@ from .conditions import Finding, merge_conditions, to_wire
 __all__ = ["routingpolicy_status", "vanished_gateways"]
 
 
-def routingpolicy_status(policy: RoutingPolicy, problems: Sequence[Problem], gateways: Sequence[Gateway], now: datetime) -> dict[str, Any]:
+def routingpolicy_status(policy: RoutingPolicy, problems: Sequence[Problem], gateways: Sequence[Gateway], clock: Clock) -> dict[str, Any]:
     """The operator's part of the status. ``problems``: what compiling this policy found; ``gateways``: every gateway pod."""
     ready = sorted((g for g in gateways if g.ready), key=lambda g: g.name)
     entries = {g.name: g for g in policy.status.gateways}
@@ -36,7 +36,7 @@ def routingpolicy_status(policy: RoutingPolicy, problems: Sequence[Problem], gat
         "observedGeneration": generation,
         "entrypoints": ", ".join(e.name for e in policy.spec.entrypoints),
         "acknowledged": f"{sum(_runs(r, generation) for r in reports)}/{len(ready)}",
-        "conditions": to_wire(merge_conditions(policy.status.conditions, findings, now, generation)),
+        "conditions": to_wire(merge_conditions(policy.status.conditions, findings, clock, generation)),
     }
 
 
