@@ -80,10 +80,13 @@ lock:  ## regenerate the hash-locked requirements (needs uv)
 bench-control: venv  ## figures of control plane and gateway on this machine, beside LiteLLM's; about twelve minutes, root (BENCH=--quick: three)
 	@$(BIN)/python -m e2e.bench.control $(BENCH)
 
+bench-scale: venv  ## the operator at 250 to 2,000 pools on a real API server; about fifteen minutes (BENCH=--quick: two)
+	@$(BIN)/python -m e2e.bench.scale $(BENCH)
+
 lab-up: venv  ## only the cluster
 	@$(BIN)/python -m e2e.lab up
 
 lab-down: venv
 	@$(BIN)/python -m e2e.lab down
 
-.PHONY: help venv python-venv demo demo-down test test-faults check format lint types contracts drift chart crds licences audit lock bench-control lab-up lab-down
+.PHONY: help venv python-venv demo demo-down test test-faults check format lint types contracts drift chart crds licences audit lock bench-control bench-scale lab-up lab-down

@@ -2,7 +2,8 @@
 
 Decided here: whether a write is needed (never, if it would change nothing) and what may be pruned. Each step is idempotent and knows nothing of the last
 cycle, save what its own writes were answered with: that is how a write whose effect the informers have not shown yet, or that another owner of the field
-keeps from showing, is not repeated; and which very wish was compared with which very observation, so that it is not compared again. An error of one object does not stop the others.
+keeps from showing, is not repeated; and which very wish was compared with which very observation, so that it is not compared again.
+An error of one object does not stop the others.
 """
 
 from __future__ import annotations

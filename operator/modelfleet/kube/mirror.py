@@ -7,7 +7,7 @@ which replace on every list. Objects are parsed once, when they arrive. Nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -185,7 +185,7 @@ class Mirror:
         """All children as observed, sorted."""
         return [objects[key] for _, objects in sorted(self._children.items()) for key in sorted(objects)]
 
-    def keys_of_children(self) -> Mapping[str, Set[str]]:
+    def keys_of_children(self) -> Mapping[str, AbstractSet[str]]:
         """By kind, the keys of all children as observed; live views."""
         return {kind: objects.keys() for kind, objects in self._children.items()}
 
@@ -223,10 +223,11 @@ class Mirror:
 
     def gateways(self) -> tuple[Gateway, ...]:
         """The gateway pods that are not being deleted, sorted by key."""
+        return self._part(f"{PODS.kind}:gateways", self._gateways)
+
+    def _gateways(self) -> Iterable[Gateway]:
         seen = (s.record for s in _sorted(self._pods))
-        return self._part(
-            f"{PODS.kind}:gateways", lambda: (Gateway(name=p.pod.name, ready=p.pod.ready, address=p.address) for p in seen if self._is_gateway(p))
-        )
+        return (Gateway(name=p.pod.name, ready=p.pod.ready, address=p.address) for p in seen if self._is_gateway(p))
 
     def _is_gateway(self, seen: _SeenPod) -> bool:
         return seen.gateway and not seen.pod.deleting and self._gateway_namespace in (None, seen.pod.namespace)
