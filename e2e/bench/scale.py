@@ -41,8 +41,8 @@ class Length:
     sizes: tuple[int, ...] = (250, 500, 1000, 2000)
     main: int = 1000
     changes: int = 200
-    settle: float = 20.0
-    idle: float = 180.0
+    settle: float = 10.0
+    idle: float = 120.0
     turns: int = 40
 
 
@@ -80,25 +80,14 @@ async def run(length: Length, *, quick: bool) -> Json:
     result["load_average"] = os.getloadavg()[0]
     result["sizes"] = {}
     for size in sorted({*length.sizes, length.main}):
-        with step(f"{size} pools stored"):
-            scene = await ScaleScene(size).__aenter__()
-        async with _kept(scene):
+        async with ScaleScene(size) as scene:
             result["sizes"][str(size)] = await _one_size(scene, length, result)
     return result
 
 
-class _kept:  # noqa: N801 - a context around a scene that is already up
-    def __init__(self, scene: ScaleScene) -> None:
-        self._scene = scene
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._scene.__aexit__()
-
-
 async def _one_size(scene: ScaleScene, length: Length, result: Json) -> Json:
+    with step(f"{scene.pools} pools stored"):
+        await scene.store_pools()
     with step(f"{scene.pools} pools until applied"):
         ours = await measure.first_apply(scene)
     if scene.pools == length.main:

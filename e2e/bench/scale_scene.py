@@ -51,7 +51,6 @@ class ScaleScene:
             self.server.apply_crds()
             self.client = await Client.connect("bench", self.server.kubeconfig)
             await self._the_cluster()
-            await self.store_pools()
         except BaseException:
             await self.__aexit__()
             raise

@@ -33,6 +33,7 @@ from modelfleet.kube.mirror import Mirror
 from modelfleet.observability.logging import configure, say
 from modelfleet.telemetry.scrape import Scraper
 
+from .heap import Heap
 from .kinds import await_kinds, watch_kinds
 from .lifecycle import kopf_settings, log_in_with
 from .options import OperatorOptions
@@ -79,6 +80,7 @@ class Operator:
             self._mirror, self._changes, Actor(client, self._mirror, Recorder(client, _now)), Planner(), self._scraper.telemetry,
             defaults=options.defaults, clocks=Clocks(now=_now), meters=self._meters, resync=pace.resync,
         )  # fmt: skip
+        self._heap = Heap(lambda: self._loop.cycles)
         self._probes = ProbeServer(self, self._meters.registry, place.port)
         self._stop = asyncio.Event()
         self._kopf_stop, self._kopf_ready = asyncio.Event(), asyncio.Event()
@@ -183,6 +185,7 @@ class Operator:
             due = time.monotonic() + _PULSE_SECONDS
             await asyncio.sleep(_PULSE_SECONDS)
             self._meters.loop_lag.set(max(0.0, time.monotonic() - due))
+            self._heap.tick()
 
     def _wait_for(self, word: str) -> None:
         self._waiting_for = word
