@@ -22,6 +22,7 @@ from modelfleet.core.reconcile import plan_fleet
 from modelfleet.core.render.labels import ACCELERATOR_CLASS, FLAVOR, MANAGER_ROUTER_PREFIX
 from modelfleet.core.world import Defaults, Gateway, Telemetry
 from modelfleet.errors import NotFound, Retry
+from modelfleet.kube import apply as apply_module
 from modelfleet.kube.apply import Actor, ActResult
 from modelfleet.kube.changes import Changes
 from modelfleet.kube.client import Client
@@ -482,3 +483,26 @@ async def test_the_real_plan_comes_to_rest_and_a_new_process_writes_nothing(stag
     assert (again.writes, dict(again.errors)) == (0, {})
     await stage.client.delete(ACCELERATOR_CLASSES, None, "cpu")
     await stage.client.delete(NODES, None, node)
+
+
+async def test_what_was_compared_is_compared_again_only_when_wish_or_observation_is_another(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = await stage.client.create(MODEL_POOLS, stage.namespace, pool(stage.namespace))
+    wanted = children(raw)
+    status = (StatusWrite("ModelPool", stage.namespace, raw["metadata"]["name"], {"observedGeneration": 1, "replicas": 1}),)
+    await stage.act(children=wanted, statuses=status)
+    assert (await stage.act(children=wanted, statuses=status)).writes == 0
+    compared: list[str] = []
+    real = apply_module.covers, apply_module._own_part
+    monkeypatch.setattr(apply_module, "covers", lambda *args: compared.append("child") or real[0](*args))
+    monkeypatch.setattr(apply_module, "_own_part", lambda *args: compared.append("status") or real[1](*args))
+
+    assert (await stage.act(children=wanted, statuses=status)).writes == 0
+    assert compared == []
+
+    # an equal wish that is another object, and a child that somebody has changed
+    assert (await stage.act(children=(copy.deepcopy(wanted[0]), *wanted[1:]), statuses=status)).writes == 0
+    assert compared == ["child"]
+    await stage.client.merge_patch(DEPLOYMENTS, stage.namespace, wanted[0]["metadata"]["name"], {"spec": {"replicas": 7}})
+    assert (await stage.act(children=wanted, statuses=status)).writes == 1
+    await stage.client.merge_patch(MODEL_POOLS, stage.namespace, raw["metadata"]["name"], {"status": {"replicas": 9}}, subresource="status")
+    assert (await stage.act(children=wanted, statuses=status)).writes == 1

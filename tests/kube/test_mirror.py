@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.kube.waiting import children, eventually, pool
 from tests.support.apiserver import ApiServer
+from tests.support.builders import a_pool
 
 from modelfleet.api.parse import InvalidObject
 from modelfleet.core.render.labels import COMPONENT
@@ -189,3 +190,29 @@ async def test_the_snapshot_holds_everything_in_order(client: Client, namespace:
     for name in ("a", "b"):
         await client.delete(NODES, None, f"{namespace}-{name}")
         await client.delete(PODS, namespace, f"gw-{name}")
+
+
+def a_raw_pool(name: str, version: int, **spec: Any) -> dict[str, Any]:
+    raw = a_pool(name).wants("h100").with_spec(**spec).raw()
+    return {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(version)}}
+
+
+def test_a_snapshot_has_the_very_parts_of_the_last_one_but_for_what_changed() -> None:
+    mirror = Mirror(Changes())
+    for version, name in enumerate(("b", "a")):
+        mirror.hear("ADDED", a_raw_pool(name, version))
+    first, again = snapshot(mirror), snapshot(mirror)
+    assert [p.key for p in first.pools] == ["apps/a", "apps/b"]
+    assert all(getattr(first, part) is getattr(again, part) for part in ("pools", "policies", "teams", "classes", "nodes", "pods", "workloads", "gateways"))
+
+    mirror.hear("MODIFIED", a_raw_pool("a", 7, replicas=3))
+    later = snapshot(mirror)
+    assert [p.spec.replicas for p in later.pools] == [3, 1]
+    assert later.pools[1] is first.pools[1]
+    assert later.classes is first.classes
+
+    mirror.hear("MODIFIED", {**a_raw_pool("a", 8), "spec": {"no": "spec"}})
+    assert ([p.key for p in snapshot(mirror).pools], [i.key for i in snapshot(mirror).invalid]) == (["apps/b"], ["apps/a"])
+    assert mirror.forget("ModelPool", "apps/b", "uid-b")
+    mirror.hear("DELETED", a_raw_pool("a", 9))
+    assert (snapshot(mirror).pools, snapshot(mirror).invalid) == ((), ())
