@@ -62,7 +62,7 @@ class Pod:
 class Workload:
     """A Deployment of ours. ``failure`` is the ReplicaFailure condition's message (a quota, a refused pod), empty if none.
 
-    ``in_place``: a rollout stops a replica before it starts another (maxSurge 0).
+    ``in_place``: a rollout stops a replica before it starts another (maxSurge 0). ``owners``: uids of the pools that own it; none: who finds it may have it.
     """
 
     namespace: str
@@ -72,6 +72,7 @@ class Workload:
     replicas: int
     failure: str = ""
     in_place: bool = False
+    owners: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from modelfleet.api.parse import InvalidObject, parse
+from modelfleet.api.v1alpha1 import ModelPool
 from modelfleet.api.v1alpha1.common import Kind
 from modelfleet.core.quantity import parse_quantity
 from modelfleet.core.render.labels import FLAVOR, MANAGED_BY, MANAGED_BY_VALUE, POOL
@@ -117,6 +118,7 @@ def workload_of(raw: Raw) -> Workload | None:
         replicas=int(spec.get("replicas", 1)),
         failure=(failures[0].get("message") or failures[0].get("reason") or "ReplicaFailure") if failures else "",
         in_place=str(((spec.get("strategy") or {}).get("rollingUpdate") or {}).get("maxSurge")) in ("0", "0%"),
+        owners=frozenset(r["uid"] for r in metadata.get("ownerReferences") or () if r.get("kind") == ModelPool.KIND),
     )
 
 

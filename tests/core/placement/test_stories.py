@@ -48,6 +48,15 @@ def test_a_brand_new_pool_takes_the_first_flavor_with_room_without_waiting() -> 
     assert reasons(decide(world)) == {"h100": "Preferred", "l4": "Standby"}
 
 
+def test_a_pool_made_anew_is_not_placed_as_the_one_before_it_was() -> None:
+    """Its Deployment may still be there when the new one is first seen; how soon the garbage collector comes must not decide."""
+    pool = a_pool("boss").wants("h100", or_else="l4")
+    left = Workload("apps", "boss-l4", "boss", "l4", 1, owners=frozenset({"the-first-life"}))
+    for owners, expected in ((left.owners, {"h100": 1, "l4": 0}), (frozenset(), {"h100": 0, "l4": 1}), ({*left.owners, "uid-boss"}, {"h100": 0, "l4": 1})):
+        world = a_world(pool, H100, L4, a_node("a", "h100"), a_node("b", "l4"), workloads=(replace(left, owners=frozenset(owners)),))
+        assert desired(decide(world)) == expected, owners
+
+
 def test_a_full_class_is_skipped_at_once_and_the_reason_says_so() -> None:
     world = a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, a_node("a", "h100"), a_node("b", "l4"), a_foreign_pod("a"))
     decision = decide(world)

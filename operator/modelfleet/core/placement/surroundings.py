@@ -113,10 +113,16 @@ def neighbourhood(
     same = common == before.common
     of = {}
     for key, pool in pools.items():
-        found = _Found(workloads_of.get(key, ()), pods_of.get(key, ()), endpoints.get(key, ()), served.get(key, ()))
+        found = _Found(_own(pool, workloads_of.get(key, ())), pods_of.get(key, ()), endpoints.get(key, ()), served.get(key, ()))
         known = before.of.get(key) if same else None
         of[key] = known if known is not None and known.pool is pool and found.in_(known) else _surroundings(key, pool, found, common)
     return Neighbourhood(of, common, world.pods, pods_of, world.workloads, workloads_of)
+
+
+def _own(pool: ModelPool, workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
+    """Without what a pool of this name left behind that is gone: the garbage collector has it, and it is no reason to place the new one alike."""
+    strange = [w for w in workloads if w.owners and pool.metadata.uid not in w.owners]
+    return tuple(w for w in workloads if w not in strange) if strange else workloads
 
 
 def _common(world: World, catalogue: Catalogue, classes: Mapping[str, AcceleratorClass]) -> Common:
