@@ -67,7 +67,8 @@ def _of_others(kind: Kind, status: Manifest) -> Manifest:
 
 def _workload(child: Manifest) -> Workload:
     labels = child["metadata"]["labels"]
-    return Workload(child["metadata"]["namespace"], child["metadata"]["name"], labels[POOL], labels[FLAVOR], child["spec"]["replicas"])
+    owners = frozenset(r["uid"] for r in child["metadata"]["ownerReferences"])
+    return Workload(child["metadata"]["namespace"], child["metadata"]["name"], labels[POOL], labels[FLAVOR], child["spec"]["replicas"], owners=owners)
 
 
 def _conditions(status: Manifest) -> tuple[Condition, ...]:

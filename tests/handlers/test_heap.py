@@ -44,6 +44,15 @@ def test_it_tidies_once_after_the_first_work_and_then_when_due_and_quiet(loop: L
     assert not tick(heap, loop, 1000)  # nothing has happened since
 
 
+def test_a_loop_that_never_rests_does_not_put_it_off_for_ever(loop: Loop) -> None:
+    heap = Heap(lambda: loop.cycles, lambda: loop.now)
+    tick(heap, loop, 1, cycles=1)
+    assert tick(heap, loop, 5)
+    assert not any(tick(heap, loop, 1, cycles=1) for _ in range(1799))
+    assert tick(heap, loop, 1, cycles=1)
+    assert not any(tick(heap, loop, 1, cycles=1) for _ in range(600))
+
+
 def test_what_was_set_aside_is_looked_through_again(loop: Loop) -> None:
     heap = Heap(lambda: loop.cycles, lambda: loop.now)
     alive: list[object] = []

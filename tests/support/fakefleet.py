@@ -59,8 +59,9 @@ class FakeFleet:
     def _workload(self, deployment: Any) -> Workload:
         metadata = deployment["metadata"]
         surge = deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
-        replicas = deployment["spec"]["replicas"]
-        return Workload(metadata["namespace"], metadata["name"], metadata["labels"][POOL], metadata["labels"][FLAVOR], replicas, in_place=surge == 0)
+        owners = frozenset(r["uid"] for r in metadata["ownerReferences"])
+        place = (metadata["namespace"], metadata["name"], metadata["labels"][POOL], metadata["labels"][FLAVOR])
+        return Workload(*place, deployment["spec"]["replicas"], in_place=surge == 0, owners=owners)
 
     def ready(self, pool: str, flavor: str | None = None) -> int:
         return sum(p.ready and not p.deleting and p.pool == pool and flavor in (None, p.flavor) for p in self.pods.values())

@@ -62,7 +62,7 @@ class Pod:
 class Workload:
     """A Deployment of ours. ``failure`` is the ReplicaFailure condition's message (a quota, a refused pod), empty if none.
 
-    ``in_place``: a rollout stops a replica before it starts another (maxSurge 0). ``owners``: uids of the pools that own it; none: who finds it may have it.
+    ``in_place``: a rollout stops a replica before it starts another (maxSurge 0). ``owners``: uids of the pools that own it.
     """
 
     namespace: str

@@ -1,8 +1,8 @@
 """When the garbage collector looks at what: a fleet in memory is a million objects that live long and form no cycles.
 
 Left alone, CPython looks through all of them now and then, a third of a second at a thousand pools, in the middle of somebody's change. So what is there in a
-quiet moment is set aside (``gc.freeze``), and collections in between look at the rest alone. Now and then, quietly, everything is looked through, so that
-cycles which were alive when they were set aside do not stay for ever.
+quiet moment is set aside (``gc.freeze``), and collections in between look at the rest alone. Now and then, quietly if that can be had and else between two
+changes, everything is looked through, so that cycles which were alive when they were set aside do not stay for ever.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ __all__ = ["Heap"]
 
 _QUIET_SECONDS: Final = 3.0
 _PERIOD_SECONDS: Final = 600.0
+_PATIENCE: Final = 3
+"""Periods without a quiet moment after which it is done all the same."""
 _YOUNG: Final = 10_000
 """Allocations between two looks at the youngest objects; CPython's 700 is one look in each fiftieth of a plan."""
 
@@ -36,8 +38,9 @@ class Heap:
         now, cycles = self._clock(), self._cycles()
         if cycles != self._seen:
             self._seen, self._since = cycles, now
-        due = self._tidied_at is None or now - self._tidied_at >= _PERIOD_SECONDS
-        if not cycles or cycles == self._tidied_after or not due or now - self._since < _QUIET_SECONDS:
+        waited = float("inf") if self._tidied_at is None else now - self._tidied_at
+        quiet = now - self._since >= _QUIET_SECONDS or _PATIENCE * _PERIOD_SECONDS <= waited < float("inf")
+        if not cycles or cycles == self._tidied_after or waited < _PERIOD_SECONDS or not quiet:
             return False
         gc.unfreeze()
         gc.collect()

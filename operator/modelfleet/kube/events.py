@@ -40,7 +40,7 @@ class Recorder:
         """Write the Event unless it was told in the last two minutes; True when it was written. Raises only what the write guard raises."""
         now = self._now()
         at = now.timestamp()
-        if at - self._told.get(event, -_WINDOW) < _WINDOW:
+        if abs(at - self._told.get(event, -_WINDOW)) < _WINDOW:  # a clock set back silences nobody for long
             return False
         self._forget(at)
         self._told[event] = at

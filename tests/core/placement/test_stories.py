@@ -57,6 +57,13 @@ def test_a_pool_made_anew_is_not_placed_as_the_one_before_it_was() -> None:
         assert desired(decide(world)) == expected, owners
 
 
+def test_an_orphan_of_a_flavor_that_the_pool_has_not_is_left_alone() -> None:
+    """Nothing owns it, so nothing may delete it: waiting for it to leave would be for ever."""
+    orphan = Workload("apps", "boss-l4", "boss", "l4", 1)
+    world = a_world(a_pool("boss").wants("h100"), H100, L4, a_node("a", "h100"), a_node("b", "l4"), workloads=(orphan,))
+    assert decide(world).leaving == ()
+
+
 def test_a_full_class_is_skipped_at_once_and_the_reason_says_so() -> None:
     world = a_world(a_pool("boss").wants("h100", or_else="l4"), H100, L4, a_node("a", "h100"), a_node("b", "l4"), a_foreign_pod("a"))
     decision = decide(world)

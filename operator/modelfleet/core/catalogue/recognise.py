@@ -119,6 +119,6 @@ def _cpu(facts: NodeFacts, machine: Instance) -> str:
     return "xeon6-amx" if {"AMXBF16", "AMXINT8", "AMXFP16"} <= has else "cpu"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _remembered(labels: frozenset[tuple[str, str]], amounts: frozenset[tuple[str, int]]) -> Recognition:
     return recognise_facts(NodeFacts(dict(sorted(labels)), dict(sorted(amounts))))

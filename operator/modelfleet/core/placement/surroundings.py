@@ -120,8 +120,12 @@ def neighbourhood(
 
 
 def _own(pool: ModelPool, workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
-    """Without what a pool of this name left behind that is gone: the garbage collector has it, and it is no reason to place the new one alike."""
-    strange = [w for w in workloads if w.owners and pool.metadata.uid not in w.owners]
+    """Without what a pool of this name left behind that is gone: it is no reason to place the new one alike, and the garbage collector has it.
+
+    What has no owner (orphaned on purpose) is taken over where the pool has such a flavor; nobody may delete the rest. A pool from a file has no uid yet.
+    """
+    uid, flavors = pool.metadata.uid, {f.name for f in pool.spec.flavors}
+    strange = [w for w in workloads if (uid and uid not in w.owners if w.owners else w.flavor not in flavors)]
     return tuple(w for w in workloads if w not in strange) if strange else workloads
 
 
