@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 from modelfleet.core.quantity import parse_quantity
 
-__all__ = ["UNKNOWN", "Malformed", "NodeFacts", "Recognition", "Unit", "count_of", "mapping_at", "mebibytes", "text_of"]
+__all__ = ["UNKNOWN", "Malformed", "NodeFacts", "Recognition", "Unit", "count_of", "mapping_at", "mebibytes", "shown", "text_of"]
 
 UNKNOWN: Final = "unknown"
 Unit = Literal["Device", "MigSlice", "TimeSlice", "VirtualGpu", "Partition", "Share", "SliceHost"]
 MIB: Final = 1 << 20
+_SHOWN: Final = 80
+_MOST_BITS: Final = 128
 _PART_KEYS: Final = re.compile(
     r"(?:.*/)?(?:accelerator|accelerator[-_.](?:type|name|model)|gpu|(?:gpu|npu|device)[-_.]?(?:type|name|model|product|class|sku)|device)"
 )
@@ -62,13 +65,14 @@ class NodeFacts:
     def of(raw: Mapping[str, Any]) -> NodeFacts:
         """The facts of a Node as the API server writes it. Raises Malformed."""
         metadata, spec, status = (mapping_at(raw, part) for part in ("metadata", "spec", "status"))
-        labels = {str(k): text_of(v) for k, v in mapping_at(metadata, "labels", "metadata.labels").items()}
+        labels = _texts(metadata, "labels")
         amounts = {**_amounts(status, "allocatable"), **_amounts(status, "capacity")}
         listed = spec.get("taints")
-        taints = tuple(text_of(t.get("key")) for t in listed if isinstance(t, Mapping)) if isinstance(listed, list) else ()
+        given = [t for t in listed if isinstance(t, Mapping)] if isinstance(listed, list) else []
+        taints = tuple(text_of(t.get("key"), "spec.taints[].key") for t in given)
         info = mapping_at(status, "nodeInfo", "status.nodeInfo")
-        annotations = {str(k): text_of(v) for k, v in mapping_at(metadata, "annotations", "metadata.annotations").items()}
-        return NodeFacts(labels, amounts, annotations, taints, text_of(info.get("architecture")))
+        architecture = text_of(info.get("architecture"), "status.nodeInfo.architecture")
+        return NodeFacts(labels, amounts, _texts(metadata, "annotations"), taints, architecture)
 
     def label(self, *keys: str) -> str:
         """The first of these labels that is there and not empty; empty if none is."""
@@ -139,27 +143,48 @@ def mapping_at(raw: Mapping[str, Any], key: str, path: str = "") -> Mapping[str,
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise Malformed(f"{path or key}: {value!r} is not a mapping: write keys and values below it")
+        raise Malformed(f"{path or key}: {shown(value)} is not a mapping: write keys and values below it")
     return value
 
 
-def text_of(value: Any) -> str:
-    """A scalar as Kubernetes would hold it: YAML reads an unquoted ``true`` or ``74`` as something else than text."""
+def text_of(value: Any, path: str = "") -> str:
+    """A scalar as Kubernetes would hold it: YAML reads an unquoted ``true`` or ``74`` as something else than text. Raises Malformed."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, (int, float, date)) or (isinstance(value, int) and value.bit_length() > _MOST_BITS):
+        raise Malformed(f"{path}: {shown(value)} is no text: write one value" if path else f"{shown(value)} is no text: write one value")
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, whatever it is. Aliases make a small file's values larger than memory."""
+    if isinstance(value, (str, bytes)):
+        return repr(value[:_SHOWN])
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a number of {value.bit_length()} bits"
+    if value is None or isinstance(value, (int, float, date)):
+        return str(value)
+    return "a mapping" if isinstance(value, Mapping) else "a list" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
+
+
+def _texts(metadata: Mapping[str, Any], key: str) -> dict[str, str]:
+    path = f"metadata.{key}"
+    return {text_of(k, path): text_of(v, path) for k, v in mapping_at(metadata, key, path).items()}
 
 
 def _amounts(status: Mapping[str, Any], key: str) -> dict[str, int]:
     amounts = {}
-    for name, value in mapping_at(status, key, f"status.{key}").items():
-        if "/" not in str(name):
+    for written, value in mapping_at(status, key, f"status.{key}").items():
+        name = text_of(written, f"status.{key}")
+        if "/" not in name:
             continue
         try:
             number = parse_quantity(text_of(value))
         except ValueError:
             number = Decimal(-1)
         if number < 0 or number != number.to_integral_value() or number > Decimal(10**18):
-            raise Malformed(f'status.{key}["{name}"]: {value!r} is no count of devices: write a whole number, zero or more')
-        amounts[str(name)] = int(number)
+            raise Malformed(f'status.{key}["{name[:_SHOWN]}"]: {shown(value)} is no count of devices: write a whole number, zero or more')
+        amounts[name] = int(number)
     return amounts

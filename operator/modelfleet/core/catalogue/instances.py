@@ -90,7 +90,7 @@ _GCE: Final[Mapping[str, str]] = {
     "ct5lp-hightpu": "tpu-v5e", "ct5p-hightpu": "tpu-v5p", "ct6e-standard": "tpu-v6e", "ct6e-ultranet": "tpu-v6e", "tpu7x-standard": "tpu-v7x",
     "tpu7x-ultranet": "tpu-v7x", "g2-standard": "l4", "g4-standard": "rtx-pro-6000",
 }  # fmt: skip
-_GCE_SPELLED: Final = re.compile(r"(?P<family>[a-z0-9]+-[a-z0-9]+)-(?P<count>\d+)[gt](?:-nolssd|-metal)?$")
+_GCE_SPELLED: Final = re.compile(r"(?P<family>[a-z0-9]+-[a-z0-9]+)-(?P<count>\d{1,3})[gt](?:-nolssd|-metal)?$")
 _GCE_SHAPE: Final = re.compile(r"(?P<family>g[24]-standard)-(?P<cpus>\d+)$")
 _GCE_SHAPES: Final = {"g2-standard": {4: 1, 8: 1, 12: 1, 16: 1, 32: 1, 24: 2, 48: 4, 96: 8}, "g4-standard": {48: 1, 96: 2, 192: 4, 384: 8}}
 _GCE_ACCELERATED: Final = re.compile(r"(a[2-9]x?|g[2-9]|ct\d[a-z]*|tpu\d[a-z]*)-")
@@ -116,6 +116,7 @@ _COUNTED: Final = (
     re.compile(r"x(?P<count>\d{1,2})(?P<chip>[a-z]+\d+[a-z]*)$"),
     re.compile(r"^(?P<chip>[a-z]+\d+[a-z]*)-(?P<count>\d{1,2})(?:-\d+g|x)$"),
 )
+_LONGEST: Final = 128
 _SIZES: Final = (16, 32, 40, 80)
 """GB of one device; a larger figure beside a count is that of the machine."""
 _NAMED: Final = re.compile(r"(?:^|[-_.])(gpu|accelerator)[-_.]|[-_.]gpu$|^ecs\.(ebm|s|v)?gn\d")
@@ -124,7 +125,7 @@ _NAMED: Final = re.compile(r"(?:^|[-_.])(gpu|accelerator)[-_.]|[-_.]gpu$|^ecs\.(
 @lru_cache(maxsize=1024)
 def read_instance(name: str) -> Instance:
     """What is in a machine type; NO_INSTANCE for a name that says nothing."""
-    text = name.strip().lower().removesuffix("-sev")
+    text = name[:_LONGEST].strip().lower().removesuffix("-sev")
     for read in (_aws, _gce, _azure, _oci, _spelled):
         found = read(text)
         if found is not None:

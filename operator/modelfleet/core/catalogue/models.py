@@ -123,6 +123,7 @@ _INTEL_INTEGRATED: Final = re.compile(r"(16|19|22|31|3e|41|45|46|4c|4e|59|5a|64|
 
 _MIG: Final = re.compile(r"[-_ ]mig[-_ ](?P<profile>\d+g\.\d+gb(?:[.+](?:me|gfx|all|none)[a-z.+]*)?|(?:\d+c\.)\d+g\.\d+gb|invalid)", re.IGNORECASE)
 _VGPU: Final = re.compile(r"(?:^|[-_ ])(?P<profile>\d{1,3}[abcq])$", re.IGNORECASE)
+_LONGEST: Final = 256
 _SIZE: Final = re.compile(r"-(\d{1,3})(?:gb|gib|g)-")
 _FORMS: Final = {"h100-sxm": ("pcie", "h100-pcie"), "h800-sxm": ("pcie", "h800-pcie")}
 
@@ -141,6 +142,7 @@ class Named:
 @lru_cache(maxsize=4096)
 def read_name(text: str) -> Named:
     """Read one name. Case, separators, vendor prefixes and suffixes of form factor do not matter."""
+    text = text[:_LONGEST]
     mig = _MIG.search(text)
     rest = text[: mig.start()] + text[mig.end() :] if mig else text
     words = [w for w in re.split(r"[^a-z0-9]+", rest.lower()) if w]

@@ -28,6 +28,7 @@ GKE: Final = "cloud.google.com/gke-accelerator"
 _GKE_SIZES: Final = {"nvidia-tesla-a100": 40, "nvidia-tesla-v100": 16}
 """GB of the two cards that GKE names without their size."""
 
+_MOST_MIB: Final = 1 << 30
 _GPU: Final = r"nvidia\.com/gpu"
 _SHARED: Final = r"nvidia\.com/gpu\.shared"
 _MIG_RESOURCE: Final = r"nvidia\.com/mig-.*"
@@ -98,14 +99,19 @@ def _hami(facts: NodeFacts) -> Iterator[_Card]:
     if text.lstrip().startswith("["):
         try:
             entries = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
-        rows = [(str(e.get("type", "")), count_of(str(e.get("devmem", "")))) for e in entries if isinstance(e, dict)]
+        cards = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        rows = [(e["type"] if isinstance(e.get("type"), str) else "", _whole(e.get("devmem"))) for e in cards]
     else:
         split = [e.split(",") for e in text.split(":") if e.count(",") >= 4]
         rows = [(e[4], count_of(e[2])) for e in split]
     if rows and len({name for name, _ in rows}) == 1:
         yield _Card(read_name(rows[0][0]), rows[0][1], len(rows))
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 < value < _MOST_MIB else None
 
 
 def _signs(facts: NodeFacts) -> bool:

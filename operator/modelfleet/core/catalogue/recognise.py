@@ -16,7 +16,7 @@ from typing import Any, Final
 from modelfleet.core.world import Node
 
 from .amd import read_amd
-from .facts import UNKNOWN, Malformed, NodeFacts, Recognition, mapping_at
+from .facts import UNKNOWN, Malformed, NodeFacts, Recognition, mapping_at, shown
 from .instances import NO_INSTANCE, Instance, read_instance
 from .npus import read_ascend, read_furiosa, read_gaudi, read_intel, read_neuron, read_qualcomm, read_rebellions, read_tpu
 from .nvidia import read_nvidia
@@ -51,7 +51,7 @@ def recognise(raw: Mapping[str, Any]) -> Recognition:
     if kind == "ResourceSlice":
         return read_slice(raw)
     if kind != "Node":
-        raise Malformed(f"kind: {kind!r} has no accelerators to recognise: give a Node or a ResourceSlice")
+        raise Malformed(f"kind: {shown(kind)} has no accelerators to recognise: give a Node or a ResourceSlice")
     mapping_at(raw, "metadata")
     return recognise_facts(NodeFacts.of(raw))
 

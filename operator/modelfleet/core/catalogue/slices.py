@@ -16,7 +16,7 @@ from typing import Any, Final
 from modelfleet.core.quantity import parse_quantity
 
 from .amd import partition_of
-from .facts import UNKNOWN, Malformed, Recognition, mapping_at, text_of
+from .facts import UNKNOWN, Malformed, Recognition, mapping_at, shown, text_of
 from .instances import NO_INSTANCE, Instance, read_instance
 from .models import by_memory, by_pci, memory_of, read_name, vendor_of
 
@@ -41,6 +41,8 @@ _PARENTS: Final = re.compile(r"parent", re.IGNORECASE)
 _BOARD: Final = 8
 """OAM modules stand eight to a board: a slice of fewer shows only some of the node's."""
 _ALIKE: Final = Decimal("0.02")
+_SHOWN: Final = 80
+_MOST_BYTES: Final = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ class _Device:
 def read_slice(raw: Mapping[str, Any]) -> Recognition:
     """The accelerators of one ResourceSlice. Raises Malformed."""
     spec = mapping_at(raw, "spec")
-    listed = spec.get("devices") or ()
+    listed = spec.get("devices")
+    listed = [] if listed is None else listed
     if not isinstance(listed, list):
-        raise Malformed(f"spec.devices: {listed!r} is not a list: write one entry per device")
+        raise Malformed(f"spec.devices: {shown(listed)} is not a list: write one entry per device")
     entries = [_entry(device, index) for index, device in enumerate(listed)]
-    driver = next((d for d in _DRIVERS if d[0].fullmatch(text_of(spec.get("driver")).lower())), None)
+    driver = next((d for d in _DRIVERS if d[0].fullmatch(text_of(spec.get("driver"), "spec.driver").lower())), None)
     machine = _machine(attributes for attributes, _ in entries)
     if driver is None or not entries:
         return Recognition(machine.part or UNKNOWN, None, machine.memory_mib)
@@ -81,19 +84,22 @@ def _entry(device: Any, index: int) -> tuple[dict[str, str], dict[str, int]]:
     """Attributes by their name without domain, and capacities in MiB or units."""
     path = f"spec.devices[{index}]"
     if not isinstance(device, Mapping):
-        raise Malformed(f"{path}: {device!r} is not a device: write a name and its attributes")
+        raise Malformed(f"{path}: {shown(device)} is not a device: write a name and its attributes")
     body = mapping_at(device, "basic", f"{path}.basic") or device
     attributes = {}
     for key, value in mapping_at(body, "attributes", f"{path}.attributes").items():
         scalar = next(iter(value.values()), None) if isinstance(value, Mapping) else value
-        attributes[str(key).rpartition("/")[2]] = text_of(scalar)
+        attributes[text_of(key, path).rpartition("/")[2]] = text_of(scalar, f"{path}.attributes")
     capacity = {}
     for key, value in mapping_at(body, "capacity", f"{path}.capacity").items():
-        text = text_of(value.get("value") if isinstance(value, Mapping) else value)
+        name = text_of(key, path)
         try:
-            capacity[str(key).rpartition("/")[2]] = int(parse_quantity(text))
-        except (ValueError, OverflowError) as error:
-            raise Malformed(f'{path}.capacity["{key}"]: {error}') from None
+            quantity = parse_quantity(text_of(value.get("value") if isinstance(value, Mapping) else value))
+        except ValueError as error:
+            raise Malformed(f'{path}.capacity["{name[:_SHOWN]}"]: {error}') from None
+        if abs(quantity) > _MOST_BYTES:
+            raise Malformed(f'{path}.capacity["{name[:_SHOWN]}"]: {quantity} is more than any device has: write what it has')
+        capacity[name.rpartition("/")[2]] = int(quantity)
     return attributes, capacity
 
 
@@ -111,7 +117,7 @@ def _device(attributes: Mapping[str, str], capacity: Mapping[str, int], vendor: 
     mode = attributes.get("partitionProfile", "")[:3].lower()
     chips = attributes.get("chipCount", "1")
     oam = "oam" in re.split(r"[^a-z]+", attributes.get("productName", "").lower())
-    return _Device(part, memory, kind, parent, int(chips) if chips.isdecimal() and len(chips) < 4 else 1, oam, mode)
+    return _Device(part, memory, kind, parent, int(chips) if chips.isascii() and chips.isdecimal() and len(chips) < 4 else 1, oam, mode)
 
 
 def _part(attributes: Mapping[str, str], vendor: str, pci: str, machine: Instance, memory: int | None) -> str:
