@@ -60,6 +60,7 @@ class NodeFacts:
     annotations: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     architecture: str = ""
+    taint_values: tuple[str, ...] = ()
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> NodeFacts:
@@ -72,7 +73,8 @@ class NodeFacts:
         taints = tuple(text_of(t.get("key"), "spec.taints[].key") for t in given)
         info = mapping_at(status, "nodeInfo", "status.nodeInfo")
         architecture = text_of(info.get("architecture"), "status.nodeInfo.architecture")
-        return NodeFacts(labels, amounts, _texts(metadata, "annotations"), taints, architecture)
+        values = tuple(text_of(t.get("value"), "spec.taints[].value") for t in given)
+        return NodeFacts(labels, amounts, _texts(metadata, "annotations"), taints, architecture, values)
 
     def label(self, *keys: str) -> str:
         """The first of these labels that is there and not empty; empty if none is."""

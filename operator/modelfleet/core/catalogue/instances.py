@@ -76,7 +76,7 @@ _AWS: Final[Mapping[str, tuple[str, Mapping[str, int]]]] = {
     "dl2q": ("qualcomm-ai100", {"24xlarge": 8}),
 }
 _AWS_TYPE: Final = re.compile(r"(?P<family>[a-z]+\d+[a-z]*(?:-[a-z0-9]+)?)\.(?P<size>\d*xlarge|metal(?:-\d+xl)?|nano|micro|small|medium|large)$")
-_AWS_ACCELERATED: Final = re.compile(r"(p|g|gr|trn|inf|dl|vt|f)\d")
+_AWS_ACCELERATED: Final = re.compile(r"(p|g|gpu|gr|trn|inf|dl|vt|f)\d")
 _AWS_CPUS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"(m|c|r|x|i|hpc|is|im)8g[a-z]*$"), "graviton4"),
     (re.compile(r"(m|c|r|x|i)8i[a-z]*(-flex)?$"), "xeon6-amx"),
@@ -93,10 +93,10 @@ _GCE: Final[Mapping[str, str]] = {
 _GCE_SPELLED: Final = re.compile(r"(?P<family>[a-z0-9]+-[a-z0-9]+)-(?P<count>\d{1,3})[gt](?:-nolssd|-metal)?$")
 _GCE_SHAPE: Final = re.compile(r"(?P<family>g[24]-standard)-(?P<cpus>\d+)$")
 _GCE_SHAPES: Final = {"g2-standard": {4: 1, 8: 1, 12: 1, 16: 1, 32: 1, 24: 2, 48: 4, 96: 8}, "g4-standard": {48: 1, 96: 2, 192: 4, 384: 8}}
-_GCE_ACCELERATED: Final = re.compile(r"(a[2-9]x?|g[2-9]|ct\d[a-z]*|tpu\d[a-z]*)-")
+_GCE_ACCELERATED: Final = re.compile(r"(a[2-9]x?|g[2-5]|ct\d[a-z]*|tpu\d[a-z]*)-")
 
 _AZURE: Final = re.compile(
-    r"standard_(?P<family>nc|nd|nv|ng|np)(?P<cpus>\d+)(?P<features>[a-z]*)(?:_(?:xl|flex))*(?:_(?P<chip>(?!v\d+$)[a-z0-9]+(?:_[a-z0-9]+)?))??(?:_v(?P<version>\d+))?$"
+    r"standard_(?P<family>ncc|nc|nd|nv|ng|np)(?P<cpus>\d{1,4})(?P<features>[a-z]*)(?:_(?:xl|flex))*(?:_(?P<chip>(?!v\d+$)[a-z0-9]+(?:_[a-z0-9]+)?))??(?:_v(?P<version>\d+))?$"
 )
 _AZURE_UNNAMED: Final[Mapping[tuple[str, str], tuple[str, int]]] = {
     ("nc", ""): ("k80", 6), ("nc", "2"): ("p100", 6), ("nc", "3"): ("v100-16gb", 6), ("nd", ""): ("p40", 6), ("nd", "2"): ("v100-32gb", 5),
@@ -106,9 +106,10 @@ _AZURE_UNNAMED: Final[Mapping[tuple[str, str], tuple[str, int]]] = {
 _AZURE_CPUS_PER_DEVICE: Final = {
     ("nc", "t4"): 16, ("nc", "a100-80gb"): 24, ("nc", "h100-nvl"): 40, ("nc", "rtx-pro-6000"): 128, ("nd", "a100-40gb"): 12, ("nd", "a100-80gb"): 12,
     ("nd", "h100-sxm"): 12, ("nd", "h200-sxm"): 12, ("nd", "b200-sxm"): 16, ("nd", "mi300x"): 12, ("nd", "gb200"): 32, ("nd", "gb300"): 32, ("nv", "a10"): 36,
+    ("nv", "radeon-pro-v710"): 24, ("ng", "radeon-pro-v620"): 32,
 }  # fmt: skip
 
-_OCI: Final = re.compile(r"(?:bm|vm)\.gpu\.?(?P<chip>[a-z0-9-]+)\.(?P<count>\d+)$")
+_OCI: Final = re.compile(r"(?:bm|vm)\.gpu\.?(?P<chip>[a-z0-9-]+)\.(?P<count>\d{1,3})$")
 _OCI_CHIPS: Final = {"2": "p100", "3": "v100-16gb", "4": "a100-40gb", "b4": "a100-40gb", "a100-v2": "a100-80gb", "gm4": "a100-80gb", "a100": "a100-80gb"}
 _COUNTED: Final = (
     re.compile(r"(?:^|[-_.])(?P<count>\d{1,2})x[-_]?(?P<chip>[a-z]+\d+[a-z]*)"),
@@ -119,7 +120,17 @@ _COUNTED: Final = (
 _LONGEST: Final = 128
 _SIZES: Final = (16, 32, 40, 80)
 """GB of one device; a larger figure beside a count is that of the machine."""
-_NAMED: Final = re.compile(r"(?:^|[-_.])(gpu|accelerator)[-_.]|[-_.]gpu$|^ecs\.(ebm|s|v)?gn\d")
+_NAMED: Final = re.compile(r"(?:^|[-_.])(gpu\d*|accelerator|accelerated)[-_.]|[-_.]gpu$|^ecs\.((ebm|s|v)?gn|(hpc)?(p|g)ni)\d|^vcg-")
+"""Names that say they have accelerators, and not which."""
+_HIDDEN: Final = re.compile(r"gn\d{1,2}[a-z]*\.|(pi|p|ai|g|kai)\d[a-z]{0,2}\.\d*x?large\.\d{1,2}$|gx\d[a-z]?[.-]")
+"""The families of clouds whose names say nothing to who does not know them: Tencent GN, Huawei p, pi, g and ai, IBM gx."""
+_CHIP_WORD: Final = re.compile(
+    r"(?:^|[-_.x\d])(?P<chip>[abh][1238]00[a-z]?|[vp]100[a-z]?|h20|a[34]0|gb\d00|gh200|l4|l40s?|t4|rtx[a-z]?\d{4}[a-z]?|mi\d{2,3}[xa]?|gaudi\d|tpu)(?=$|[-_.])"
+)
+"""A chip's name among the words of a machine type; short names that are as well a size of a CPU machine (a2, p4, l2, a10) are not."""
+_PLAIN: Final = re.compile(
+    r"g[67]-(?:nanode|standard|dedicated|highmem|premium)|(?:vm|bm)\.(?:standard|densei?o|optimized|hpc)|standard_[abdefhlm]|[abcdefmnrtux]\d[a-z]*-(?:standard|highmem|highcpu|micro|small|medium)"
+)
 
 
 @lru_cache(maxsize=1024)
@@ -130,7 +141,13 @@ def read_instance(name: str) -> Instance:
         found = read(text)
         if found is not None:
             return found
-    return Instance(accelerated=bool(_NAMED.search(text)))
+    return Instance(accelerated=_speaks_of_one(text))
+
+
+def _speaks_of_one(text: str) -> bool:
+    if _PLAIN.match(text):
+        return False
+    return any(pattern.search(text) for pattern in (_NAMED, _CHIP_WORD)) or _HIDDEN.match(text) is not None
 
 
 def _aws(text: str) -> Instance | None:
@@ -163,15 +180,15 @@ def _gce(text: str) -> Instance | None:
 def _azure(text: str) -> Instance | None:
     match = _AZURE.match(text)
     if match is None:
-        return Instance() if text.startswith("standard_") else None
-    family, cpus, chip = match["family"], int(match["cpus"]), match["chip"]
+        return Instance(accelerated=text.startswith("standard_n")) if text.startswith("standard_") else None
+    family, cpus, chip = match["family"].replace("ncc", "nc"), int(match["cpus"]), match["chip"]
     if chip is None:
         return _azure_unnamed(family, cpus, match["features"], match["version"] or "")
     part = _azure_part(family, match["features"], chip)
     per_device = _AZURE_CPUS_PER_DEVICE.get((family, part))
     if per_device is None:
         return Instance(part, None, memory_of(part), accelerated=True)
-    fraction = cpus < per_device and part in ("a10", "rtx-pro-6000")
+    fraction = cpus < per_device and part in ("a10", "rtx-pro-6000", "radeon-pro-v620", "radeon-pro-v710")
     return Instance(part, None if fraction else max(1, round(cpus / per_device)), memory_of(part), by_size=True, accelerated=True, fraction=fraction)
 
 
@@ -205,7 +222,8 @@ def _spelled(text: str) -> Instance | None:
         if match and part:
             count, size = int(match["count"]), read_name(text).size_gb
             each = (size if size in _SIZES else size // max(1, count)) * 1024 if size else None
-            part = by_memory(part, each)
+            whole = read_name(text).part
+            part = by_memory(whole if whole.partition("-")[0] == part.partition("-")[0] else part, each)
             return Instance(part, count, memory_of(part) or each, spelled=True, accelerated=True)
     return None
 

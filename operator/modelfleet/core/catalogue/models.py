@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["AMBIGUOUS", "MEMORY_MIB", "Named", "by_memory", "by_pci", "memory_of", "read_name", "vendor_of"]
+__all__ = ["AMBIGUOUS", "MEMORY_MIB", "Named", "alike", "by_memory", "by_pci", "memory_of", "read_name", "vendor_of"]
 
 GIB: Final = 1024
 
 MEMORY_MIB: Final[Mapping[str, int]] = {
-    "t4": 15360, "t4g": 15360, "l4": 23034, "l40": 46068, "l40s": 46068, "l20": 46068, "l2": 23034, "a2": 15356, "a10": 23028, "a10g": 23028,
+    "t4": 15360, "t4g": 15360, "l4": 23034, "l40": 46068, "l40g": 24 * GIB, "l40s": 46068, "l20": 46068, "l2": 23034, "a2": 15356, "a10": 23028, "a10g": 23028,
     "a16": 15356, "a30": 24576, "a40": 46068, "a100-40gb": 40960, "a100-80gb": 81920, "a800-40gb": 40960, "a800-80gb": 81920,
     "h100-sxm": 81559, "h100-pcie": 81559, "h100-nvl": 95830, "h800-sxm": 81559, "h20": 97871, "h200-sxm": 143771, "h200-nvl": 143771,
     "gh200": 97871, "b200-sxm": 183359, "b300-sxm": 275040, "gb200": 189471, "gb300": 284208,
@@ -51,9 +51,9 @@ _WHOLE: Final = {
     **{w: w for w in ("m60", "k80", "h20", "gh200", "gb200", "gb300", "gaudi2", "gaudi3", "rngd", "warboy", "inferentia2", "trainium2", "trainium3")},
     **{w: w for w in ("mi50", "mi60", "mi100", "mi210", "mi250", "mi250x", "mi300a", "mi300x", "mi308x", "mi325x", "mi350x", "mi355x", "vega10")},
     "mi325": "mi325x", "mi350": "mi350x", "mi355": "mi355x", "a100d": "a100-80gb", "a100x": "a100-80gb", "v100d": "v100-32gb", "v100s": "v100-32gb",
-    "l40g": "l40", "b200": "b200-sxm", "b300": "b300-sxm", "h100": "h100-sxm", "h100l": "h100-nvl", "h200": "h200-sxm", "h800": "h800-sxm",
+    "v100dx": "v100-32gb", "h100xm": "h100-sxm", "l40g": "l40g", "b200": "b200-sxm", "b300": "b300-sxm", "h100": "h100-sxm", "h100l": "h100-nvl", "h200": "h200-sxm", "h800": "h800-sxm",
     "gaudi": "gaudi", "gaudi1": "gaudi1", "inferentia": "inferentia", "inferentia1": "inferentia1", "trainium": "trainium", "trainium1": "trainium1",
-    "ai100": "qualcomm-ai100",
+    "ai100": "qualcomm-ai100", "v520": "radeon-pro-v520", "v620": "radeon-pro-v620", "v710": "radeon-pro-v710",
 }  # fmt: skip
 """Words that name a part alone. Vendors drop AMD's X; D, X and S stand for the larger memory."""
 
@@ -62,7 +62,7 @@ _PHRASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     for pattern, part in (
         (r"-rtx-?pro-(?:server-)?(\d{4})(?:bse)?-", r"rtx-pro-\1"),
         (r"-rtxpro(\d{4})(?:bse|wse)?-", r"rtx-pro-\1"),
-        (r"-rtx-(\d{4})-ada-", r"rtx-\1-ada"),
+        (r"-rtx-?(\d{4})-?ada-", r"rtx-\1-ada"),
         (r"-rtx-?a(\d{4})-", r"rtx-a\1"),
         (r"-quadro-rtx-(\d{4})-", r"quadro-rtx-\1"),
         (r"-rtx-?([2345]0[5-9]0)-?(ti|d)-super-", r"rtx-\1-\2-super"),
@@ -124,19 +124,26 @@ _INTEL_INTEGRATED: Final = re.compile(r"(16|19|22|31|3e|41|45|46|4c|4e|59|5a|64|
 _MIG: Final = re.compile(r"[-_ ]mig[-_ ](?P<profile>\d+g\.\d+gb(?:[.+](?:me|gfx|all|none)[a-z.+]*)?|(?:\d+c\.)\d+g\.\d+gb|invalid)", re.IGNORECASE)
 _VGPU: Final = re.compile(r"(?:^|[-_ ])(?P<profile>\d{1,3}[abcq])$", re.IGNORECASE)
 _LONGEST: Final = 256
+_FORM_WORDS: Final = ("sxm", "hbm", "pcie", "nvl", "mega")
+_ALIKE_PERCENT: Final = 12
+_H20_3E: Final = 141
 _SIZE: Final = re.compile(r"-(\d{1,3})(?:gb|gib|g)-")
 _FORMS: Final = {"h100-sxm": ("pcie", "h100-pcie"), "h800-sxm": ("pcie", "h800-pcie")}
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a name says. ``part`` is empty where it names none; ``profile``: of a MIG slice or a vGPU; ``size_gb``: memory spelled in the name."""
+    """What a name says. ``part`` is empty where it names none; ``size_gb``: memory spelled in the name; ``mig`` and ``vgpu``: profiles.
+
+    ``bare``: it names a chip that comes in several forms, and no form.
+    """
 
     part: str = ""
     size_gb: int | None = None
     mig: str = ""
     vgpu: str = ""
     shared: bool = False
+    bare: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -154,7 +161,9 @@ def read_name(text: str) -> Named:
         words = words[:-1]
     joined = f"-{'-'.join(words)}-"
     size = None if "gh200" in words else _SIZE.search(joined)
-    return Named(_part(words, joined), int(size[1]) if size else None, mig["profile"].lower() if mig else "", _profile(vgpu, grid=grid), shared)
+    size_gb = int(size[1]) if size else _H20_3E if {"h20", "3e"} <= set(words) else None
+    bare = bool({"h100", "h200", "h800"} & set(words)) and not any(w.startswith(_FORM_WORDS) for w in words)
+    return Named(_part(words, joined), size_gb, mig["profile"].lower() if mig else "", _profile(vgpu, grid=grid), shared, bare)
 
 
 def by_memory(part: str, mib: int | None) -> str:
@@ -164,7 +173,13 @@ def by_memory(part: str, mib: int | None) -> str:
         return part
     if mib is None:
         return ""
-    return f"{part}-{min(sizes, key=lambda size: (abs(size * GIB - mib), size))}gb"
+    nearest = min(sizes, key=lambda size: (abs(size * GIB - mib), size))
+    return f"{part}-{nearest}gb" if alike(nearest * GIB, mib) else ""
+
+
+def alike(mib: int, other: int) -> bool:
+    """True where two amounts of memory can be one device's: drivers and data sheets differ by some of it."""
+    return abs(mib - other) * 100 <= _ALIKE_PERCENT * mib
 
 
 def by_pci(vendor: str, device: str) -> str:
@@ -198,7 +213,8 @@ def _part(words: list[str], joined: str) -> str:
     for pattern, replacement in _PHRASES:
         found = pattern.search(joined)
         if found:
-            return found.expand(replacement)
+            part = found.expand(replacement)
+            return f"{part}-laptop" if {"laptop", "mobile"} & set(words) and vendor_of(part) == "NVIDIA" else part
     part = next((_WHOLE[w] for w in words if w in _WHOLE), "")
     if part in ("h100-sxm", "h800-sxm") and ({"pcie", "hbm2e"} & set(words)):
         return _FORMS[part][1]

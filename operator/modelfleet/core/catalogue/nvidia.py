@@ -16,7 +16,7 @@ from typing import Final
 
 from .facts import NodeFacts, Recognition, Unit, count_of, mebibytes
 from .instances import Instance
-from .models import AMBIGUOUS, Named, by_memory, by_pci, memory_of, read_name, vendor_of
+from .models import AMBIGUOUS, Named, alike, by_memory, by_pci, memory_of, read_name, vendor_of
 
 __all__ = ["MOST_DEVICES", "read_nvidia"]
 
@@ -24,6 +24,7 @@ MOST_DEVICES: Final = 16
 """No server offers more physical GPUs: a larger count is one of slices or shares."""
 
 PRODUCT: Final = "nvidia.com/gpu.product"
+_ALIYUN: Final = "aliyun.accelerator/nvidia_"
 GKE: Final = "cloud.google.com/gke-accelerator"
 _GKE_SIZES: Final = {"nvidia-tesla-a100": 40, "nvidia-tesla-v100": 16}
 """GB of the two cards that GKE names without their size."""
@@ -57,12 +58,12 @@ def read_nvidia(facts: NodeFacts, machine: Instance) -> Recognition | None:
     unit, profile = _unit(facts, product)
     whole_slices = unit == "MigSlice" and bool(_WHOLE_CARD.match(profile))
     memory = _memory(facts, "Device" if whole_slices else unit)
-    part = _part(card, memory, machine)
+    part = card.named.part if card and unit == "VirtualGpu" else _part(card, memory, machine, by_label=bool(facts.label(PRODUCT)))
     if unit == "VirtualGpu" and part:
         part = f"{re.sub(r'-(40gb|80gb|16gb|32gb|sxm|nvl)$', '', part)}-vgpu"
         memory = memory or ((count_of(profile[:-1]) or 0) * 1024 or None)
     if memory is None and (unit != "MigSlice" or whole_slices):
-        memory = (card.memory_mib if card else None) or memory_of(part)
+        memory = (card.memory_mib or _spelled_memory(card.named, part) if card else None) or memory_of(part)
     devices = _devices(facts, "Device" if whole_slices else unit)
     if devices is None and card:
         devices = card.devices
@@ -75,6 +76,7 @@ def _cards(facts: NodeFacts) -> Iterator[_Card]:
         if key.startswith("nvidia.com/mig-") and key.endswith(".product"):
             yield _Card(read_name(value))
     yield from _hami(facts)
+    yield _Card(read_name(facts.label(f"{_ALIYUN}name")), mebibytes(facts.label(f"{_ALIYUN}mem")), facts.number(f"{_ALIYUN}count"))
     yield _Card(read_name(facts.label("gpu.nvidia.com/class")))
     yield _Card(read_name(facts.label("gpu.nvidia.com/model")))
     yield _Card(read_name(facts.ending("/instance-gpu-name", "/sku-gpu-name")))
@@ -89,7 +91,8 @@ def _cards(facts: NodeFacts) -> Iterator[_Card]:
             yield _Card(Named(by_pci("10de", pci["device"])))
     for resource, quantity in facts.resources(r"nvidia\.com/.*"):
         if not _NOT_A_CARD.fullmatch(resource):
-            yield _Card(read_name(resource.partition("/")[2]), devices=quantity if 0 < quantity <= MOST_DEVICES else None)
+            named = read_name(resource.partition("/")[2])
+            yield _Card(named, devices=quantity if 0 < quantity <= MOST_DEVICES and not named.vgpu else None)
 
 
 def _hami(facts: NodeFacts) -> Iterator[_Card]:
@@ -117,6 +120,8 @@ def _whole(value: object) -> int | None:
 def _signs(facts: NodeFacts) -> bool:
     if any(re.fullmatch(r"nvidia\.com/(gpu|mig|vgpu|pgpu|cuda).*", k) for k in (*facts.set_labels(), *facts.amounts, *facts.taints)):
         return True
+    if facts.label(f"{_ALIYUN}name", f"{_ALIYUN}count"):
+        return True
     if any(k.startswith(("gpu.nvidia.com/", "volcano.sh/vgpu")) for k in (*facts.set_labels(), *facts.amounts)) or any(_hami(facts)):
         return True
     if any(pci and pci["kind"] in (None, "0300", "0302") for pci in map(_PCI.fullmatch, facts.set_labels())):
@@ -133,11 +138,27 @@ def _unit(facts: NodeFacts, product: Named) -> tuple[Unit, str]:
         return "MigSlice", product.mig or gke_slice or (config[0] if config else "")
     if facts.label("nvidia.com/vgpu.present") == "true" or product.vgpu:
         return "VirtualGpu", "" if product.vgpu == "unknown" else product.vgpu
+    mediated = {n.vgpu for n in _mediated(facts)} if not product.part else set()
+    if mediated:
+        return "VirtualGpu", mediated.pop() if len(mediated) == 1 else ""
     if product.shared or _replicas(facts) > 1 or facts.total(_SHARED) > 0 or facts.label("nvidia.com/gpu.sharing-strategy") in ("time-slicing", "mps"):
         return "TimeSlice", ""
     if _shared_by_others(facts):
         return "Share", ""
     return "Device", ""
+
+
+def _mediated(facts: NodeFacts) -> Iterator[Named]:
+    """vGPUs that KubeVirt offers under the name of their type (``NVIDIA_A10-12Q``)."""
+    names = (read_name(resource.partition("/")[2]) for resource, _ in facts.resources(r"nvidia\.com/.*") if not _NOT_A_CARD.fullmatch(resource))
+    return (n for n in names if n.vgpu and n.part)
+
+
+def _spelled_memory(named: Named, part: str) -> int | None:
+    """MiB that the name spells, where that is not the part's common size."""
+    size = named.size_gb * 1024 if named.size_gb else None
+    common = memory_of(part)
+    return size if size and common and not alike(common, size) else None
 
 
 def _configured_single(facts: NodeFacts) -> bool:
@@ -157,7 +178,11 @@ def _replicas(facts: NodeFacts) -> int:
 
 def _shared_by_others(facts: NodeFacts) -> bool:
     """HAMi or Volcano divide the cards: their units stand under the ordinary resource, or beside it."""
-    if facts.label("gpu") == "on" or any(_hami(facts)) or any(k.startswith("volcano.sh/vgpu") for k in facts.amounts):
+    if (
+        facts.label("gpu") == "on"
+        or any(_hami(facts))
+        or any(k.startswith(("volcano.sh/vgpu", "nvidia.com/gpumem", "nvidia.com/gpucores")) for k in facts.amounts)
+    ):
         return True
     count, offered = facts.number("nvidia.com/gpu.count"), facts.total(_GPU)
     return bool(count and offered >= 2 * count and offered % count == 0)  # a count that lags behind a card more is no sharing
@@ -173,12 +198,12 @@ def _devices(facts: NodeFacts, unit: Unit) -> int | None:
     cores = facts.amounts.get("volcano.sh/vgpu-cores", 0)
     if cores and cores % 100 == 0:
         return cores // 100
-    offered = facts.total(_GPU) or facts.total(_SHARED)
+    offered = facts.total(_GPU) or facts.total(_SHARED) or facts.total(r"nvidia\.com/pgpu")
     if unit == "TimeSlice":
         replicas = _replicas(facts)
         return offered // replicas if offered and replicas > 1 and offered % replicas == 0 else None
-    if unit == "Share":
-        return None
+    if unit == "Share" or facts.total(_MIG_RESOURCE):
+        return None  # slices under their own names are of cards that the ordinary resource does not count
     return offered if 0 < offered <= MOST_DEVICES else None
 
 
@@ -195,11 +220,13 @@ def _memory(facts: NodeFacts, unit: Unit) -> int | None:
     return mebibytes(facts.ending("/instance-gpu-memory")) or mebibytes(facts.label("gpu.nvidia.com/vram"))
 
 
-def _part(card: _Card | None, memory: int | None, machine: Instance) -> str:
+def _part(card: _Card | None, memory: int | None, machine: Instance, *, by_label: bool) -> str:
     if card is None:
         return ""
     named = card.named
     if named.part in AMBIGUOUS and machine.part.startswith(f"{named.part}-") and not named.size_gb:
+        return machine.part
+    if named.bare and not by_label and machine.part.startswith(f"{named.part.partition('-')[0]}-"):
         return machine.part
     size = named.size_gb * 1024 if named.size_gb else card.memory_mib or memory
     return by_memory(named.part, size)

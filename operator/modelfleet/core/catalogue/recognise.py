@@ -16,8 +16,9 @@ from typing import Any, Final
 from modelfleet.core.world import Node
 
 from .amd import read_amd
-from .facts import UNKNOWN, Malformed, NodeFacts, Recognition, mapping_at, shown
+from .facts import UNKNOWN, Malformed, NodeFacts, Recognition, count_of, mapping_at, shown
 from .instances import NO_INSTANCE, Instance, read_instance
+from .models import by_pci
 from .npus import read_ascend, read_furiosa, read_gaudi, read_intel, read_neuron, read_qualcomm, read_rebellions, read_tpu
 from .nvidia import read_nvidia
 from .slices import read_slice
@@ -38,10 +39,32 @@ _READERS: Final[tuple[Callable[[NodeFacts, Instance], Recognition | None], ...]]
 )
 _INTEGRATED: Final = ("amd-igpu", "intel-igpu")
 _TYPES: Final = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type", "karpenter.azure.com/sku-name", "nvidia.com/gpu.machine")
-_ACCELERATOR_WORD: Final = re.compile(r"(?:^|[./_-])(gpus?|vgpu|npu|tpu|ipu|hpu|dpu|fpga|aiu|mlu|dcu|accelerators?|directx)(?:$|[./_-])", re.IGNORECASE)
-_LABEL_WORD: Final = re.compile(r"(?:^|[./_-])(gpu|npu|tpu|accelerator)$")
+_WORDS: Final = "[a-z]?gpus?|[a-z]?npu|[a-z]?tpu|ipu|hpu|dpu|xpu|ppu|rdu|lpu|fpga|aiu|mlu|dcu|gcu|accel|accelerators?|directx|[a-z]?cuda|spyre|hailo|corsair"
+_ACCELERATOR_WORD: Final = re.compile(rf"(?:^|[./_-])(?:{_WORDS})(?:num|mem|cores?|memory)?(?:$|[./_-])", re.IGNORECASE)
+_LABEL_WORD: Final = re.compile(r"(?:^|[./_-])([a-z]?gpu|npu|tpu|[xp]pu|accelerator|(?:[a-z]?gpu|[px]pu)[-_](?:model|name|type|product|device-enable))$")
+_SPOKEN: Final = re.compile(r"(?!non?-|cpu)(?:.*[./_-])?(?:gpus?|npus?|tpus?|accelerators?|accelerated)(?:$|[./_-])", re.IGNORECASE)
+"""In the value of a taint or of a label that says what a node is for (``dedicated=gpu``)."""
+_PURPOSE: Final = re.compile(r"(?:.*[/._-])?(?:dedicated|workload|workload-type|node-?type|node-?pool|pool|role|purpose|class|hardware|instance-class)")
 _NOTHING: Final = ("false", "none", "no", "off", "0", "cpu", "")
-_OTHER_VENDORS: Final = ("tenstorrent.com/", "xilinx.com/", "cambricon.com/", "metax-tech.com/", "hygon.com/", "iluvatar.", "enflame.com/", "ibm.com/aiu")
+_OTHER_VENDORS: Final = (
+    "tenstorrent.com/",
+    "xilinx.com/",
+    "cambricon.com/",
+    "metax-tech.com/",
+    "hygon.com/",
+    "iluvatar.",
+    "enflame.com/",
+    "ibm.com/aiu",
+    "ibm.com/spyre",
+)
+_OTHERS: Final = ("kunlunxin.com/", "mthreads.com/", "birentech.com/", "sambanova.ai/", "hailo.ai/", "d-matrix.ai/", "graphcore.ai/", "groq.com/")
+_CLASS_OF_ACCELERATORS: Final = re.compile(
+    r"feature\.node\.kubernetes\.io/pci-(?:12[0-9a-f]{2}|0302|0380)_[0-9a-f]{4}(?:_[0-9a-f]{4})*\.present", re.IGNORECASE
+)
+"""PCI classes that feature discovery publishes by itself: processing accelerators, and display controllers without a display."""
+_DISPLAY: Final = re.compile(r"feature\.node\.kubernetes\.io/pci-0300_(?P<vendor>8086|1002)_(?P<device>[0-9a-f]{4})(?:_[0-9a-f]{4})*\.present", re.IGNORECASE)
+_FIRST_RYZEN: Final = 32
+"""Models of AMD's family 26 from here on are for desktops and laptops."""
 _NFD: Final = "feature.node.kubernetes.io/cpu-"
 
 
@@ -104,9 +127,19 @@ def _without_accelerator(facts: NodeFacts, machine: Instance) -> Recognition:
 def _speaks_of_one(facts: NodeFacts) -> bool:
     """True where a resource, a taint or a label of no vendor known here speaks of an accelerator."""
     keys = (*facts.amounts, *facts.taints)
-    if any(_ACCELERATOR_WORD.search(k) for k in keys) or any(k.startswith(_OTHER_VENDORS) for k in (*keys, *facts.labels)):
+    if any(_ACCELERATOR_WORD.search(k) for k in keys) or any(k.startswith(_OTHER_VENDORS + _OTHERS) for k in (*keys, *facts.labels)):
+        return True
+    if any(_SPOKEN.match(v) for v in facts.taint_values) or any(_SPOKEN.match(v) and _PURPOSE.fullmatch(k) for k, v in facts.labels.items()):
+        return True
+    if any(_CLASS_OF_ACCELERATORS.fullmatch(k) or _is_card(k) for k in facts.set_labels()):
         return True
     return any(_LABEL_WORD.search(k) and (v.lower() not in _NOTHING or k.startswith("node-role.")) for k, v in facts.labels.items())
+
+
+def _is_card(key: str) -> bool:
+    """A display controller whose id is not one of those inside a CPU."""
+    found = _DISPLAY.fullmatch(key)
+    return found is not None and by_pci(found["vendor"], found["device"]) not in ("", *_INTEGRATED)
 
 
 def _cpu(facts: NodeFacts, machine: Instance) -> str:
@@ -114,7 +147,8 @@ def _cpu(facts: NodeFacts, machine: Instance) -> str:
     if machine.cpu:
         return machine.cpu
     has = {k.removeprefix(f"{_NFD}cpuid.") for k, v in facts.labels.items() if k.startswith(f"{_NFD}cpuid.") and v == "true"}
-    if facts.label(f"{_NFD}model.vendor_id") == "AMD" and facts.label(f"{_NFD}model.family") == "26" and "AVX512BF16" in has:
+    zen5 = facts.label(f"{_NFD}model.vendor_id") == "AMD" and facts.label(f"{_NFD}model.family") == "26"
+    if zen5 and "AVX512BF16" in has and (count_of(facts.label(f"{_NFD}model.id")) or 0) < _FIRST_RYZEN:
         return "epyc-turin"
     return "xeon6-amx" if {"AMXBF16", "AMXINT8", "AMXFP16"} <= has else "cpu"
 

@@ -37,7 +37,8 @@ _DRIVERS: Final = (
 _NAMES: Final = ("productName", "product", "model", "accelerator", "accelerator-type", "tpuGen", "deviceType", "chip", "chipName", "arch", "name", "family")
 _IDS: Final = ("pciId", "deviceId", "deviceID", "pciDeviceId", "pciDeviceID")
 _MACHINES: Final = re.compile(r"(vmsize|machinetype|instancetype)", re.IGNORECASE)
-_PARENTS: Final = re.compile(r"parent", re.IGNORECASE)
+_PARENTS: Final = re.compile(r"parent.*(uuid|pci|bus|name|serial)", re.IGNORECASE)
+_NOT_WHOLE: Final = ("mig", "partition", "vfio", "vf")
 _BOARD: Final = 8
 """OAM modules stand eight to a board: a slice of fewer shows only some of the node's."""
 _ALIKE: Final = Decimal("0.02")
@@ -50,6 +51,7 @@ class _Device:
     part: str
     memory_mib: int | None
     kind: str
+    uuid: str
     parent: str
     chips: int
     oam: bool
@@ -74,7 +76,7 @@ def read_slice(raw: Mapping[str, Any]) -> Recognition:
     count: int | None = _physical(devices, part)
     if mapping_at(spec, "pool", "spec.pool").get("resourceSliceCount") not in (None, 1) or (part and all(d.oam for d in devices) and (count or 0) < _BOARD):
         count = None
-    whole = [d for d in devices if d.kind not in ("mig", "partition")]
+    whole = [d for d in devices if d.kind not in _NOT_WHOLE] or [d for d in devices if d.kind in ("vfio", "vf")]
     modes = {d.mode for d in devices}
     unit = "Partition" if modes - {"", "spx"} else "MigSlice" if not whole else "Device"
     return Recognition(part or UNKNOWN, count, _memory(whole, part), unit)  # type: ignore[arg-type]
@@ -117,7 +119,9 @@ def _device(attributes: Mapping[str, str], capacity: Mapping[str, int], vendor: 
     mode = attributes.get("partitionProfile", "")[:3].lower()
     chips = attributes.get("chipCount", "1")
     oam = "oam" in re.split(r"[^a-z]+", attributes.get("productName", "").lower())
-    return _Device(part, memory, kind, parent, int(chips) if chips.isascii() and chips.isdecimal() and len(chips) < 4 else 1, oam, mode)
+    return _Device(
+        part, memory, kind, attributes.get("uuid", ""), parent, int(chips) if chips.isascii() and chips.isdecimal() and len(chips) < 4 else 1, oam, mode
+    )
 
 
 def _part(attributes: Mapping[str, str], vendor: str, pci: str, machine: Instance, memory: int | None) -> str:
@@ -135,15 +139,19 @@ def _part(attributes: Mapping[str, str], vendor: str, pci: str, machine: Instanc
 
 def _physical(devices: list[_Device], part: str) -> int | None:
     """How many devices there are once slices and partitions of one are counted as one."""
-    whole = [d for d in devices if d.kind not in ("mig", "partition", "vfio", "vf")]
+    whole = [d for d in devices if d.kind not in _NOT_WHOLE]
     if not whole:
         whole = [d for d in devices if d.kind == "vfio"]
     per_device = {partition_of(d.mode, part) for d in devices}
     if whole and per_device == {1}:
-        return sum(d.chips for d in whole)
+        slices = [d for d in devices if d.kind == "mig"]
+        hidden = {d.parent for d in slices} - {d.uuid for d in whole}
+        return None if "" in hidden else sum(d.chips for d in whole) + len(hidden)
     parents = {d.parent for d in devices if d.parent}
     if parents:
         return len(parents)
+    if any(d.kind == "mig" for d in devices):
+        return None
     ratio = per_device.pop() if len(per_device) == 1 else 0
     return len(devices) // ratio if ratio > 1 and len(devices) % ratio == 0 else None
 
