@@ -16,7 +16,8 @@ CASES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "unseen.ya
 def objects_of(case: dict[str, Any]) -> dict[str, Any]:
     """The Node, or the ResourceSlice in the shape of v1."""
     if "driver" not in case:
-        return {"kind": "Node", "metadata": {"name": "n", "labels": case.get("labels", {})}, "status": {"capacity": case.get("capacity", {})}}
+        metadata = {"name": "n", "labels": case.get("labels", {})}
+        return {"kind": "Node", "metadata": metadata, "spec": {"taints": case.get("taints", [])}, "status": {"capacity": case.get("capacity", {})}}
     devices = [
         {
             "name": f"d{index}",

@@ -51,9 +51,10 @@ _WHOLE: Final = {
     **{w: w for w in ("m60", "k80", "h20", "gh200", "gb200", "gb300", "gaudi2", "gaudi3", "rngd", "warboy", "inferentia2", "trainium2", "trainium3")},
     **{w: w for w in ("mi50", "mi60", "mi100", "mi210", "mi250", "mi250x", "mi300a", "mi300x", "mi308x", "mi325x", "mi350x", "mi355x", "vega10")},
     "mi325": "mi325x", "mi350": "mi350x", "mi355": "mi355x", "a100d": "a100-80gb", "a100x": "a100-80gb", "v100d": "v100-32gb", "v100s": "v100-32gb",
-    "v100dx": "v100-32gb", "h100xm": "h100-sxm", "l40g": "l40g", "b200": "b200-sxm", "b300": "b300-sxm", "h100": "h100-sxm", "h100l": "h100-nvl", "h200": "h200-sxm", "h800": "h800-sxm",
+    "b200": "b200-sxm", "b300": "b300-sxm", "h100": "h100-sxm", "h100l": "h100-nvl", "h200": "h200-sxm", "h800": "h800-sxm",
     "gaudi": "gaudi", "gaudi1": "gaudi1", "inferentia": "inferentia", "inferentia1": "inferentia1", "trainium": "trainium", "trainium1": "trainium1",
-    "ai100": "qualcomm-ai100", "v520": "radeon-pro-v520", "v620": "radeon-pro-v620", "v710": "radeon-pro-v710",
+    "ai100": "qualcomm-ai100", "v100dx": "v100-32gb", "h100xm": "h100-sxm", "l40g": "l40g",
+    "v520": "radeon-pro-v520", "v620": "radeon-pro-v620", "v710": "radeon-pro-v710",
 }  # fmt: skip
 """Words that name a part alone. Vendors drop AMD's X; D, X and S stand for the larger memory."""
 
@@ -119,7 +120,7 @@ _PCI: Final[Mapping[str, Mapping[str, str]]] = {
 }  # fmt: skip
 """Device ids of the PCI id database that name a part; 74b5, 74b9, 75b0 and 75b3 are virtual functions of 74a1, 74a5, 75a0 and 75a3."""
 
-_INTEL_INTEGRATED: Final = re.compile(r"(16|19|22|31|3e|41|45|46|4c|4e|59|5a|64|7d|87|8a|9a|9b|9b|a7|a8|b0|fd)[0-9a-f]{2}$")
+_INTEL_INTEGRATED: Final = re.compile(r"(01|04|0a|0d|0f|16|19|22|31|3e|41|45|46|4c|4e|59|5a|64|7d|87|8a|9a|9b|9b|a7|a8|b0|fd)[0-9a-f]{2}$")
 
 _MIG: Final = re.compile(r"[-_ ]mig[-_ ](?P<profile>\d+g\.\d+gb(?:[.+](?:me|gfx|all|none)[a-z.+]*)?|(?:\d+c\.)\d+g\.\d+gb|invalid)", re.IGNORECASE)
 _VGPU: Final = re.compile(r"(?:^|[-_ ])(?P<profile>\d{1,3}[abcq])$", re.IGNORECASE)

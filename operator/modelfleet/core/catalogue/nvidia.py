@@ -149,7 +149,7 @@ def _unit(facts: NodeFacts, product: Named) -> tuple[Unit, str]:
 
 
 def _mediated(facts: NodeFacts) -> Iterator[Named]:
-    """vGPUs that KubeVirt offers under the name of their type (``NVIDIA_A10-12Q``)."""
+    """Virtual GPUs that KubeVirt offers under the name of their type (``NVIDIA_A10-12Q``)."""
     names = (read_name(resource.partition("/")[2]) for resource, _ in facts.resources(r"nvidia\.com/.*") if not _NOT_A_CARD.fullmatch(resource))
     return (n for n in names if n.vgpu and n.part)
 

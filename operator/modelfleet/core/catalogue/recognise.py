@@ -56,8 +56,15 @@ _OTHER_VENDORS: Final = (
     "enflame.com/",
     "ibm.com/aiu",
     "ibm.com/spyre",
+    "kunlunxin.com/",
+    "mthreads.com/",
+    "birentech.com/",
+    "sambanova.ai/",
+    "hailo.ai/",
+    "d-matrix.ai/",
+    "graphcore.ai/",
+    "groq.com/",
 )
-_OTHERS: Final = ("kunlunxin.com/", "mthreads.com/", "birentech.com/", "sambanova.ai/", "hailo.ai/", "d-matrix.ai/", "graphcore.ai/", "groq.com/")
 _CLASS_OF_ACCELERATORS: Final = re.compile(
     r"feature\.node\.kubernetes\.io/pci-(?:12[0-9a-f]{2}|0302|0380)_[0-9a-f]{4}(?:_[0-9a-f]{4})*\.present", re.IGNORECASE
 )
@@ -127,7 +134,7 @@ def _without_accelerator(facts: NodeFacts, machine: Instance) -> Recognition:
 def _speaks_of_one(facts: NodeFacts) -> bool:
     """True where a resource, a taint or a label of no vendor known here speaks of an accelerator."""
     keys = (*facts.amounts, *facts.taints)
-    if any(_ACCELERATOR_WORD.search(k) for k in keys) or any(k.startswith(_OTHER_VENDORS + _OTHERS) for k in (*keys, *facts.labels)):
+    if any(_ACCELERATOR_WORD.search(k) for k in keys) or any(k.startswith(_OTHER_VENDORS) for k in (*keys, *facts.labels)):
         return True
     if any(_SPOKEN.match(v) for v in facts.taint_values) or any(_SPOKEN.match(v) and _PURPOSE.fullmatch(k) for k, v in facts.labels.items()):
         return True
@@ -139,7 +146,7 @@ def _speaks_of_one(facts: NodeFacts) -> bool:
 def _is_card(key: str) -> bool:
     """A display controller whose id is not one of those inside a CPU."""
     found = _DISPLAY.fullmatch(key)
-    return found is not None and by_pci(found["vendor"], found["device"]) not in ("", *_INTEGRATED)
+    return found is not None and by_pci(found["vendor"], found["device"]) not in _INTEGRATED
 
 
 def _cpu(facts: NodeFacts, machine: Instance) -> str:
