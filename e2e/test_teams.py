@@ -44,7 +44,7 @@ def test_a_team_answers_and_its_account_is_the_sum_of_its_calls(fleet: Fleet) ->
 
 def test_a_run_outlives_its_runtime(fleet: Fleet) -> None:
     body = {"model": TEAM, "messages": [{"role": "user", "content": document()}, {"role": "user", "content": TEAM_QUESTION}]}
-    done, key = succeeded(fleet), f"outlives-{uuid4().hex[:8]}"  # a key that an earlier session used on this cluster would be answered with that run
+    done, key = succeeded(fleet), f"outlives-{uuid4().hex[:8]}"  # a key that an earlier run used on this cluster would be answered with that run
 
     def post() -> httpx.Response:
         return httpx.post(f"{fleet.gateway}/v1/chat/completions", json=body, headers={"idempotency-key": key}, timeout=600)

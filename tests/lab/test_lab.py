@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def lab() -> Lab:
-    """The lab, which must be up, as it came up: it may be left over from a session that was cut off."""
+    """The lab, which must be up, as it came up: it may be left over from a run that was cut off."""
     found = Lab.current()
     found.restore()
     return found
